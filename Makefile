@@ -1,0 +1,55 @@
+# Everything a person or CI runs. `make demo` and `make test` set themselves up.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS ?= cluster,analysis,dev
+RUN ?= runs/pocket
+
+# uv does not read pip's settings: a folder of wheels that pip is pointed at (with a CPU build of torch) is handed on.
+WHEELS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || echo "$(PIP_FIND_LINKS)")
+TORCH := $(if $(strip $(WHEELS)),$(addprefix --find-links ,$(WHEELS)),--torch-backend=auto)
+
+.PHONY: help setup demo test check format bench chaos clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.ready  ## a virtual environment with everything in it
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is too old; say which to use: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt $(TORCH) --editable '.[$(EXTRAS)]'
+	@touch $@
+
+demo: setup  ## a real sweep on the pocket model, and its report
+	$(BIN)/sweep run infra/examples/pocket.toml --run $(RUN)
+	$(BIN)/sweep report $(RUN)
+
+test: check  ## everything CI runs
+	$(BIN)/python -m pytest
+
+check: setup  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: setup  ## let ruff mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup  ## a benchmark: make bench NAME=engines (or plan); its last line is JSON
+	$(BIN)/python -m tests.benchmarks.$(NAME)
+
+chaos: setup  ## kill drivers and replicas at random, by recorded ids: make chaos SEED=0 FAULTS=50
+	$(BIN)/python -m tests.chaos --seed $(or $(SEED),0) --faults $(or $(FAULTS),50)
+
+clean:  ## remove the environment and caches, never runs
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
