@@ -1,0 +1,1 @@
+"""What to run, and what counts as an answer. Importing this never imports torch or ray."""

@@ -1,0 +1,285 @@
+"""A block: the full product of axis values for one model and protocol, and the identity of each of its trials.
+
+Nothing is stored per trial: trial i is arithmetic on i and a permutation keyed by the block.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from sweep.identity import digest, digest_pair, mix, permuted
+from sweep.trial import (
+    Arm,
+    Contrast,
+    Direction,
+    Injection,
+    Mode,
+    Model,
+    Norm,
+    Prompt,
+    Report,
+    Sampling,
+    Source,
+    SpanName,
+    Strength,
+    Template,
+    Trial,
+)
+
+ID_VERSION = 1
+DEV_SHARE = 1 / 3
+AXES = ("prompts", "items", "arms", "layers", "strengths", "spans", "repeats")
+_CHANGES = {
+    "concept": "none",
+    "wrong_concept": "none",
+    "random": "random",
+    "shuffled": "shuffled",
+    "negated": "negated",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """The full product of its axes, for one model and protocol. For controls the injection's axes hold one None."""
+
+    # what its trials have in common
+    model: Model
+    template: Template
+    sampling: Sampling
+    protocol: str
+    protocol_version: int
+    report: Report
+    norm: Norm
+    mode: Mode
+    vector_prompt: str
+    baseline: tuple[str, ...]
+    # the axes
+    prompts: tuple[Prompt, ...]
+    items: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    layers: tuple[int | None, ...]
+    strengths: tuple[Strength | None, ...]
+    spans: tuple[SpanName, ...]
+    repeats: tuple[int, ...]
+    # how it is cut and drawn; not part of what is asked
+    sources: tuple[Source, ...] = ()  # of the items that are not words
+    candidates: tuple[str, ...] = ()  # a wrong concept is picked among these
+    shard_size: int = 256
+    # a second attempt at some trials of the same product
+    indices: tuple[int, ...] | None = None
+    attempt: int = 0
+
+    @cached_property
+    def key(self) -> str:
+        return digest("block", to_json(self))[:12]
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(len(getattr(self, axis)) for axis in AXES)
+
+    @cached_property
+    def size(self) -> int:
+        return math.prod(self.shape) if self.indices is None else len(self.indices)
+
+    @property
+    def shards(self) -> int:
+        return -(-self.size // self.shard_size)
+
+    @cached_property
+    def common(self) -> str:
+        """All that its trials share and that could change an answer; two products are comparable where it agrees."""
+        names = (
+            "template",
+            "sampling",
+            "protocol",
+            "protocol_version",
+            "report",
+            "norm",
+            "mode",
+            "vector_prompt",
+            "baseline",
+        )
+        controls = self.arms == ("none",)
+        unread = {"norm", "mode", "vector_prompt", "baseline"} if controls else set[str]()
+        return canonical(
+            [ID_VERSION, _model_identity(self.model), *(getattr(self, n) for n in names if n not in unread)]
+        )
+
+    def values(self, axis: str) -> tuple[str, ...]:
+        """The axis as canonical text: two blocks mean the same by a value where these agree."""
+        values = getattr(self, axis)
+        if axis == "prompts":
+            return tuple(prompt_identity(prompt) for prompt in values)
+        if axis == "items":
+            return tuple(canonical([item, self._own_source.get(item)]) for item in values)
+        return tuple(canonical(value) for value in values)
+
+    @cached_property
+    def _own_source(self) -> dict[str, Source]:
+        return {source.name: source for source in self.sources}
+
+    def source(self, item: str) -> Source:
+        """The direction that an item names: one of the spec's own, or the word's concept vector."""
+        return self._own_source.get(item) or concept_vector(item, self.vector_prompt, self.baseline)
+
+    def direction_sources(self) -> list[Source]:
+        """Every source that the block's injections need, each once."""
+        if self.arms == ("none",):
+            return []
+        items = dict.fromkeys(self.items)
+        if "wrong_concept" in self.arms:
+            items |= dict.fromkeys(self._wrong(item) for item in self.items)
+        return [self.source(item) for item in items]
+
+    def trials(self, number: int) -> list[Trial]:
+        """The trials of a shard, sorted by prompt so that an engine computes each shared prefix once."""
+        start = number * self.shard_size
+        ordinals = np.arange(start, min(start + self.shard_size, self.size), dtype=np.uint64)
+        indices = self._product_indices(ordinals)
+        coordinates = np.unravel_index(indices.astype(np.int64), self.shape)
+        order = np.lexsort((indices, coordinates[1], coordinates[0]))
+        return [self._trial(int(indices[i]), [int(axis[i]) for axis in coordinates]) for i in order]
+
+    def _product_indices(self, ordinals: np.ndarray) -> np.ndarray:
+        if self.indices is not None:
+            return np.array(self.indices, dtype=np.uint64)[ordinals.astype(np.int64)]
+        return permuted(ordinals, self.size, key=int(self.key, 16))
+
+    def _trial(self, index: int, at: Sequence[int]) -> Trial:
+        prompt, item, arm = self.prompts[at[0]], self.items[at[1]], self.arms[at[2]]
+        repeat = self.repeats[at[6]]
+        injections = self._injections(item, arm, repeat, at)
+        seed = seed_of(self.protocol, prompt, item, repeat)
+        return Trial(
+            id=self._id(item, arm, injections, repeat, at),
+            block=self.key,
+            index=index,
+            model=self.model,
+            template=self.template,
+            sampling=self.sampling,
+            protocol=self.protocol,
+            prompt=prompt,
+            item=item,
+            arm=arm,
+            injections=injections,
+            repeat=repeat,
+            seed=seed,
+            number=1 + mix(seed, "trial number") % 10,
+            split=split_of(item),
+            report=self.report,
+        )
+
+    def _injections(self, item: str, arm: Arm, repeat: int, at: Sequence[int]) -> tuple[Injection, ...]:
+        layer, strength = self.layers[at[3]], self.strengths[at[4]]
+        if arm == "none" or layer is None or strength is None:
+            return ()
+        direction = self._direction(item, arm, repeat)
+        span = self.spans[at[5]]
+        return (
+            Injection(direction=direction, layer=layer, strength=strength, norm=self.norm, mode=self.mode, span=span),
+        )
+
+    def _direction(self, item: str, arm: Arm, repeat: int) -> Direction:
+        source = self.source(self._wrong(item) if arm == "wrong_concept" else item)
+        draw = digest_pair("draw", [item, repeat])[0] if arm in ("random", "shuffled") else None
+        return Direction(source=source, change=_CHANGES[arm], draw=draw)  # pyright: ignore[reportArgumentType]
+
+    def _wrong(self, item: str) -> str:
+        """Another candidate, by hash of item and candidate, never by position in a list."""
+        if item not in self._picks:
+            others = [word for word in self.candidates if word.lower() != item.lower()]
+            self._picks[item] = min(others, key=lambda word: digest("wrong concept", [item, word]))
+        return self._picks[item]
+
+    @cached_property
+    def _picks(self) -> dict[str, str]:
+        return {}
+
+    def _id(self, item: str, arm: Arm, injections: tuple[Injection, ...], repeat: int, at: Sequence[int]) -> str:
+        """128 bits: the sum of each coordinate's digest, so that a million ids cost a million additions."""
+        parts = [digest_pair("common", self.common), digest_pair("prompt", self.values("prompts")[at[0]])]
+        parts += [digest_pair("item", item), digest_pair("arm", arm), digest_pair("repeat", repeat)]
+        for injection in injections:
+            parts.append(_direction_pair(injection.direction))
+            parts += [digest_pair("layer", injection.layer), digest_pair("strength", canonical(injection.strength))]
+            parts.append(digest_pair("span", injection.span))
+        low, high = (sum(part[i] for part in parts) % (1 << 64) for i in (0, 1))
+        return f"{high:016x}{low:016x}"
+
+
+# -- identity ---------------------------------------------------------------------------------------------------------
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys, so that equal values have equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    return TypeAdapter(type(value)).dump_python(value, mode="json")
+
+
+def _model_identity(model: Model) -> list[Any]:
+    return [model.digest, model.dtype, model.quantisation, model.engine]
+
+
+_PROMPT_IDENTITIES: dict[Prompt, str] = {}
+
+
+def prompt_identity(prompt: Prompt) -> str:
+    """The prompt's text and everything else about it but its name."""
+    if prompt not in _PROMPT_IDENTITIES:
+        _PROMPT_IDENTITIES[prompt] = canonical(replace(prompt, name=""))
+    return _PROMPT_IDENTITIES[prompt]
+
+
+_DIRECTION_PAIRS: dict[Direction, tuple[int, int]] = {}
+
+
+def _direction_pair(direction: Direction) -> tuple[int, int]:
+    if direction not in _DIRECTION_PAIRS:
+        _DIRECTION_PAIRS[direction] = digest_pair("direction", canonical(direction))
+    return _DIRECTION_PAIRS[direction]
+
+
+def source_digest(source: Source) -> str:
+    """The name of a source's artefact: its recipe."""
+    return digest("source", canonical(source))
+
+
+def concept_vector(word: str, prompt: str, baseline: tuple[str, ...]) -> Contrast:
+    """ "Tell me about {word}" minus the mean of the same over the baseline words (Lindsey 2025)."""
+    return Contrast(
+        name=word, positive=(_fill(prompt, word),), negative=tuple(_fill(prompt, other) for other in baseline)
+    )
+
+
+def _fill(prompt: str, word: str) -> str:
+    """{word} in lower case, {Word} as a title: replications differ, so the spec's vector_prompt says which."""
+    return prompt.replace("{word}", word.lower()).replace("{Word}", word[:1].upper() + word[1:])
+
+
+def seed_of(protocol: str, prompt: Prompt, item: str, repeat: int) -> int:
+    """63 bits from (protocol, prompt text, item, repeat): arms and controls of an item share it, so they are paired."""
+    pairs = (("protocol", protocol), ("prompt", prompt_identity(prompt)), ("item", item), ("repeat", repeat))
+    return mix(sum(digest_pair(f"seed {axis}", value)[0] for axis, value in pairs), "seed") >> 1
+
+
+def split_of(item: str) -> Any:
+    """dev for a third of the items, by hash: what is selected on dev is reported on confirm."""
+    return "dev" if digest_pair("split", item)[0] / 2**64 < DEV_SHARE else "confirm"
+
+
+BLOCK = TypeAdapter(Block)
+
+
+def to_json(block: Block) -> str:
+    return canonical(BLOCK.dump_python(block, mode="json"))

@@ -1,0 +1,162 @@
+"""What a model is, without loading it: its identity, its depth and its size, read from files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from sweep.trial import Model
+
+SHIPPED = ("pocket", "sham")
+FAKE_LAYERS = 8
+_LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_SIDE_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
+_CHUNK = 1 << 16
+_CHUNKS = 64  # sampled from each weight file: training moves every tensor, and hashing 140 GB takes minutes
+
+
+class ModelError(ValueError):
+    """A model that cannot be identified; the message says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRequest:
+    """A model as a spec asks for it."""
+
+    name: str
+    path: str
+    revision: str | None
+    dtype: str
+    quantisation: str | None
+    trust_remote_code: bool
+
+
+def identify(request: ModelRequest) -> Model:
+    """Resolve a request to an identity. Raises ModelError with the next step."""
+    if request.path.startswith("fake:"):
+        digest = hashlib.blake2b(request.path.partition("?")[0].encode(), digest_size=16).hexdigest()
+        return _model(request, request.path, digest, FAKE_LAYERS, engine="fake")
+    folder = locate(request.path, request.revision)
+    return _model(request, request.path, _digest(request, folder), layer_count(folder))
+
+
+def _model(request: ModelRequest, path: str, digest: str, layers: int, engine: str = "transformers") -> Model:
+    return Model(
+        name=request.name,
+        path=path,
+        revision=request.revision,
+        digest=digest,
+        engine=engine,  # pyright: ignore[reportArgumentType]
+        dtype=request.dtype,  # pyright: ignore[reportArgumentType]
+        quantisation=request.quantisation,
+        trust_remote_code=request.trust_remote_code,
+        layers=layers,
+    )
+
+
+def locate(path: str, revision: str | None = None) -> Path:
+    """The folder that holds a model: shipped with the project, local, or a downloaded snapshot of a repository."""
+    if path in SHIPPED:
+        return Path(str(files("cluster.pocket") / "weights" / path))
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        shipped = ", ".join(SHIPPED)
+        raise ModelError(
+            f"no model folder at {path!r}; give a folder, a repository id (owner/name) or one of: {shipped}"
+        )
+    return _snapshot(path, revision)
+
+
+def _snapshot(repository: str, revision: str | None) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    except ImportError as error:
+        hint = "pip install 'introspection-sweep[cluster]'"
+        raise ModelError(f"{repository!r} is a repository id, which needs huggingface_hub: {hint}") from error
+    patterns = ["*.json", "*.safetensors.index.json", "*.jinja"]
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        name = type(error).__name__
+        raise ModelError(f"cannot reach {repository!r} ({name}); download it and give its folder as `path`") from error
+
+
+def layer_count(folder: Path) -> int:
+    """Number of decoder blocks, from config.json (of the text part where there are several)."""
+    config = _config(folder)
+    for part in (config, config.get("text_config"), config.get("language_config")):
+        for key in _LAYER_KEYS:
+            if isinstance(part, dict) and isinstance(part.get(key), int):
+                return part[key]
+    raise ModelError(
+        f"{folder / 'config.json'} does not say how many layers there are; looked for {', '.join(_LAYER_KEYS)}"
+    )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ModelError(f"{folder} holds no config.json; is it a model folder in transformers' format?")
+    return json.loads(file.read_text())
+
+
+def _digest(request: ModelRequest, folder: Path) -> str:
+    """A snapshot's folder is named by its commit; a local folder is hashed."""
+    if folder.parent.name == "snapshots" and len(folder.name) == 40:
+        return f"{request.path}@{folder.name}"
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise ModelError(f"{folder} holds no .safetensors; weights are loaded from safetensors only")
+    state = hashlib.blake2b(digest_size=16)
+    for name in _SIDE_FILES:
+        if (folder / name).is_file():
+            state.update(name.encode() + b"\0" + (folder / name).read_bytes())
+    for file in weights:
+        state.update(file.name.encode())
+        for chunk in _sampled(file):
+            state.update(chunk)
+    return state.hexdigest()
+
+
+def _sampled(file: Path) -> Iterator[bytes]:
+    size = file.stat().st_size
+    yield str(size).encode()
+    step = max(_CHUNK, size // _CHUNKS)
+    with file.open("rb") as stream:
+        for offset in range(0, size, step):
+            stream.seek(offset)
+            yield stream.read(_CHUNK)
+
+
+def parameters(model: Model) -> int | None:
+    """Number of parameters, from the headers of the weight files; None where they are not on this machine."""
+    if model.engine == "fake":
+        return None
+    try:
+        weights = sorted(locate(model.path, model.revision).glob("*.safetensors"))
+    except ModelError:
+        return None
+    return sum(map(_tensor_sizes, weights)) or None
+
+
+def _tensor_sizes(file: Path) -> int:
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")

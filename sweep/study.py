@@ -1,0 +1,247 @@
+"""A spec with every name in it resolved: models to identities, words to lists, wordings to prompts, axes to blocks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweep import protocols, stimuli, words
+from sweep.block import Block
+from sweep.models import ModelError, ModelRequest, identify
+from sweep.spec import (
+    DirectionTable,
+    ExperimentTable,
+    FractionsTable,
+    ModelTable,
+    RuleTable,
+    Spec,
+    SpecError,
+    decode,
+    nearest,
+)
+from sweep.trial import Contrast, Model, NormRule, Prompt, Protocol, Sampling, Source, Template, VectorFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A spec with every name resolved: what a run is planned from."""
+
+    spec: Spec
+    blocks: tuple[Block, ...]
+    models: tuple[Model, ...]
+    warnings: tuple[str, ...]
+
+
+def read(path: Path) -> Study:
+    """Decode and resolve a spec file. Raises SpecError with every problem, its path in the file and a hint."""
+    if not path.is_file():
+        raise SpecError([f"no such file; write one with: sweep init {path}"], str(path))
+    try:
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise SpecError([f"not UTF-8 text: {error.reason} at byte {error.start}"], str(path)) from error
+    return parse(text, folder=path.parent, source=str(path))
+
+
+def parse(text: str, *, folder: Path = Path(), source: str = "spec") -> Study:
+    """As `read`, from text; files that the spec names are relative to `folder`."""
+    return _Resolver(decode(text, source), folder, source).study()
+
+
+class _Resolver:
+    """Collects problems and warnings while it looks names up; nothing is raised before the end."""
+
+    def __init__(self, spec: Spec, folder: Path, source: str) -> None:
+        self.spec, self.folder, self.source = spec, folder, source
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+
+    def study(self) -> Study:
+        self.stimuli = self._stimuli()
+        self.template = self._template()
+        self.baseline = self._words(self.spec.baseline, "baseline")
+        self.sources = {name: self._source(name, table) for name, table in self.spec.directions.items()}
+        models = [self._model(i, table) for i, table in enumerate(self.spec.models)]
+        self._unique([table.name for table in self.spec.models], "models")
+        found = [model for model in models if model]
+        blocks = [block for model in found for block in self._model_blocks(model)]
+        if self.problems:
+            raise SpecError(list(dict.fromkeys(self.problems)), self.source)
+        warnings = tuple(dict.fromkeys(self.warnings))
+        return Study(spec=self.spec, blocks=tuple(blocks), models=tuple(found), warnings=warnings)
+
+    def _stimuli(self) -> stimuli.Stimuli:
+        path = self.folder / self.spec.stimuli if self.spec.stimuli else None
+        try:
+            return stimuli.load(path)
+        except (ValueError, OSError) as error:
+            self.problems.append(f"stimuli: {error}")
+            return stimuli.load(None)
+
+    def _template(self) -> Template:
+        table = self.spec.template
+        chat = table.chat
+        if chat not in ("model", "plain"):
+            file = self.folder / chat
+            if not file.is_file():
+                self.problems.append(
+                    f'template.chat: {chat!r} is neither "model" nor "plain" nor a file of Jinja source'
+                )
+            else:
+                chat = file.read_text()
+        return Template(chat=chat, thinking=table.thinking, system=table.system)
+
+    def _model(self, i: int, table: ModelTable) -> Model | None:
+        request = ModelRequest(**{**table.model_dump(), "path": table.path or table.name})
+        try:
+            return identify(request)
+        except ModelError as error:
+            self.problems.append(f"models[{i}].path: {error}")
+            return None
+
+    def _words(self, value: list[str] | str, where: str) -> tuple[str, ...]:
+        if isinstance(value, str):
+            try:
+                return words.word_list(value)
+            except (KeyError, ValueError) as error:
+                self.problems.append(f"{where}: {error.args[0]}")
+                return ()
+        if not value:
+            self.problems.append(f"{where}: the list is empty; name at least one word")
+        for word in value:
+            if not word.strip() or not word.isprintable() or len(word) > 200:
+                self.problems.append(f"{where}: {word!r:.60} is not a word (printable text of 1 to 200 characters)")
+        self._unique(value, where)
+        return tuple(value)
+
+    def _unique(self, values: Sequence[str], where: str) -> None:
+        seen: dict[str, str] = {}
+        for value in values:
+            if value.lower() in seen:
+                self.problems.append(f"{where}: {value!r} stands twice (also as {seen[value.lower()]!r}); remove one")
+            seen[value.lower()] = value
+
+    def _source(self, name: str, table: DirectionTable) -> Source | None:
+        where = f"directions.{name}"
+        if table.file and (table.positive or table.negative):
+            self.problems.append(f"{where}: give either file or positive and negative, not both")
+        if table.file:
+            path = self.folder / table.file
+            if not path.is_file():
+                self.problems.append(f"{where}.file: no such file: {path}")
+                return None
+            sha = hashlib.sha256(path.read_bytes()).hexdigest()
+            return VectorFile(name=name, path=str(path.resolve()), sha256=sha)
+        if not (table.positive and table.negative):
+            self.problems.append(f"{where}: needs positive and negative prompts, or a file")
+        return Contrast(name=name, positive=tuple(table.positive), negative=tuple(table.negative))
+
+    def _model_blocks(self, model: Model) -> Iterator[Block]:
+        for i, table in enumerate(self.spec.experiments):
+            where = f"experiments[{i}]"
+            protocol = self._protocol(table, where)
+            if protocol:
+                yield from self._experiment(model, table, protocol, where)
+
+    def _protocol(self, table: ExperimentTable, where: str) -> Protocol | None:
+        try:
+            return protocols.get(table.protocol)
+        except (KeyError, ValueError, ImportError) as error:
+            self.problems.append(f"{where}.protocol: {error.args[0]}")
+            return None
+
+    def _experiment(self, model: Model, table: ExperimentTable, protocol: Protocol, where: str) -> Iterator[Block]:
+        items = self._items(table, where)
+        layers = self._layers(table, model, where)
+        arms = tuple(arm for arm in table.arms if arm != "none")
+        self._unique(table.arms, f"{where}.arms")
+        self._unique(table.spans, f"{where}.spans")
+        strengths = tuple(NormRule(rule=s.rule, at=s.at) if isinstance(s, RuleTable) else s for s in table.strengths)
+        if len(set(strengths)) < len(strengths):
+            self.problems.append(f"{where}.strengths: a strength stands twice; remove one")
+        prompts = self._prompts(table, protocol, where)
+        self._check(table, model, items, layers, where)
+        if not (items and prompts) or (arms and not layers):
+            return
+        sampling = table.sampling or self.spec.sampling
+        common: dict[str, Any] = {
+            "model": model,
+            "template": self.template,
+            "sampling": Sampling(**sampling.model_dump()),
+            "protocol": table.protocol,
+            "protocol_version": protocol.version,
+            "report": table.report,
+            "norm": table.norm,
+            "mode": table.mode,
+            "vector_prompt": self.spec.vector_prompt or self.stimuli.vector_prompt,
+            "baseline": self.baseline,
+            "prompts": prompts,
+            "items": items,
+            "sources": tuple(s for name, s in self.sources.items() if s and name in items),
+            "candidates": items,
+            "shard_size": self.spec.shard_size,
+        }
+        if arms:
+            injected = {"layers": layers, "strengths": strengths, "spans": tuple(table.spans)}
+            yield Block(**common, **injected, arms=arms, repeats=tuple(range(table.repeats)))
+        if "none" in table.arms:
+            empty = {"layers": (None,), "strengths": (None,), "spans": ("protocol",)}
+            yield Block(**common, **empty, arms=("none",), repeats=tuple(range(table.control_repeats)))
+
+    def _items(self, table: ExperimentTable, where: str) -> tuple[str, ...]:
+        own = self.spec.concepts if table.concepts is None else table.concepts
+        items = self._words(own, "concepts" if table.concepts is None else f"{where}.concepts")
+        return (*items, *(name for name in self.spec.directions if name not in items))
+
+    def _prompts(self, table: ExperimentTable, protocol: Protocol, where: str) -> tuple[Prompt, ...]:
+        known = {prompt.name: prompt for prompt in self.stimuli.prompts(protocol.stimuli)}
+        if not known:
+            self.problems.append(f"{where}: the stimuli have no prompts in section {protocol.stimuli!r}")
+        names = list(known) if table.prompts is None else table.prompts
+        self._unique(names, f"{where}.prompts")
+        for name in names:
+            if name not in known:
+                self.problems.append(f"{where}.prompts: no wording {name!r}{nearest(name, list(known))}")
+        return tuple(known[name] for name in names if name in known)
+
+    def _layers(self, table: ExperimentTable, model: Model, where: str) -> tuple[int, ...]:
+        if table.layers == "all":
+            return tuple(range(model.layers))
+        if isinstance(table.layers, FractionsTable):
+            return tuple(dict.fromkeys(int(f * model.layers + 1e-9) for f in table.layers.fractions))
+        assert not isinstance(table.layers, str)
+        for layer in table.layers:
+            if not 0 <= layer < model.layers:
+                limit = f"model {model.name!r} has layers 0 to {model.layers - 1}"
+                self.problems.append(f"{where}.layers: {layer} is out of range; {limit}")
+        self._unique([str(layer) for layer in table.layers], f"{where}.layers")
+        if not table.layers:
+            self.problems.append(f'{where}.layers: the list is empty; name layers, or "all"')
+        return tuple(table.layers)
+
+    def _check(
+        self, table: ExperimentTable, model: Model, items: tuple[str, ...], layers: tuple[int, ...], where: str
+    ) -> None:
+        shared = {item.lower() for item in items} & {word.lower() for word in self.baseline}
+        if shared:
+            some = ", ".join(sorted(shared)[:5])
+            self.warnings.append(f"{some}: concept and baseline word at once, so its vector is slightly shrunken")
+        if "wrong_concept" in table.arms and len(items) < 2:
+            self.problems.append(f"{where}.arms: wrong_concept needs at least two concepts")
+        if set(table.arms) - {"none"} and not self.baseline and not self.spec.directions:
+            self.problems.append("baseline: needed for concept vectors")
+        if "none" not in table.arms:
+            self.warnings.append(f"{where}: no arm 'none', so there is no false positive rate to compare with")
+        if len(items) < 25:
+            self.warnings.append(f"{where}: {len(items)} concepts; intervals over concepts want 25 or more")
+        if (
+            table.declared
+            and layers
+            and (table.declared.layer not in layers or table.declared.strength not in table.strengths)
+        ):
+            self.problems.append(
+                f"{where}.declared: layer {table.declared.layer}, strength {table.declared.strength:g} not in the grid"
+            )

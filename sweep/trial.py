@@ -1,0 +1,330 @@
+"""The nouns of a study. Read this file first; every other file moves these things about.
+
+A **Trial** is one small conversation with a model, perhaps with **Injection**s into its residual stream.
+A **Protocol** (an experiment) is `async def run(trial, subject) -> Outcome`; it talks to a **Subject** and never
+knows which **Engine** is behind it. The subject turns what the protocol says into **Call**s; the engine answers each
+with a **Reply** that carries a **Receipt**: proof of what was edited. A grader turns an **Outcome** into **Grade**s.
+
+Everything here is frozen, and unknown is None: never 0, "" or False.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import typing
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+Norm = Literal["raw", "unit", "residual"]
+Mode = Literal["add", "replace", "project_out"]
+Change = Literal["none", "negated", "shuffled", "random"]
+Arm = Literal["none", "concept", "random", "shuffled", "negated", "wrong_concept"]
+SpanName = Literal["protocol", "everywhere", "generated", "prompt"]
+Role = Literal["system", "user", "assistant"]
+Status = Literal["ok", "error", "skipped"]
+Stop = Literal["end", "length", "none"]
+Report = Literal["text", "logodds", "both"]
+
+
+# -- what a model is asked --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn. A turn that the model wrote carries the ids it wrote, which are spliced in and never rendered again."""
+
+    role: Role
+    text: str
+    token_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One wording of a protocol's conversation; its text is part of a trial's identity, its name is not."""
+
+    name: str
+    turns: tuple[Message, ...]
+    inject_from: str | None = (
+        None  # marker in the last turn; the span starts at the token holding the character before it
+    )
+    prefill: str | None = None  # the beginning of the answer, where a protocol puts one in the model's mouth
+    max_tokens: int = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """How turns become text. `chat`: "model" (the tokenizer's own), "plain" (role: text lines) or Jinja source."""
+
+    chat: str = "model"
+    thinking: bool = False
+    system: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """temperature 0 is greedy; top_p in (0, 1]; max_tokens None leaves it to the prompt."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model as an identity and as something to load. `digest`: the commit, or a hash of a local folder's files."""
+
+    name: str
+    path: str  # a local folder, a repository id, or "fake:<subject>"
+    revision: str | None = None
+    digest: str
+    engine: Literal["transformers", "fake"] = "transformers"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantisation: str | None = None
+    trust_remote_code: bool = False
+    layers: int
+
+
+# -- what is done to it -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """mean over `positive` minus mean over `negative` of the residual stream at the prompt's last token, per layer.
+
+    A concept vector is the contrast of one prompt, "Tell me about {word}", with the same for the baseline words
+    (Lindsey 2025). Prompts are single user turns in the model's chat template with the generation prompt.
+    """
+
+    name: str
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorFile:
+    """One's own direction: a safetensors file that holds `name`, [layers, hidden]; the digest is the identity."""
+
+    name: str
+    path: str
+    sha256: str
+
+
+Source = Contrast | VectorFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Direction:
+    """A vector per layer, named by its recipe: a source, and what was done to it.
+
+    `random`: an isotropic Gaussian draw with the source's norm at each layer; `shuffled`: its coordinates permuted;
+    both by a generator seeded with (draw, layer).
+    """
+
+    source: Source
+    change: Change = "none"
+    draw: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormRule:
+    """As much ||alpha v|| as the concept's own direction has at strength `at` in the same layer and norm convention."""
+
+    rule: Literal["norm_of_concept"] = "norm_of_concept"
+    at: float
+
+
+Strength = float | NormRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Injection:
+    """h <- h + alpha v at the output of decoder block `layer` (0-based), at the span's positions.
+
+    norm: "raw" v as extracted; "unit" v / ||v||; "residual" v / ||v|| times ||h|| of that position at run time, capped
+    at ten times the median over the span's prompt positions (a first token's norm can be a hundred times the others').
+    mode: "add" as above; "replace" h <- alpha v; "project_out" h <- h - alpha (h . v^) v^.
+    """
+
+    direction: Direction
+    layer: int
+    strength: Strength
+    norm: Norm = "raw"
+    mode: Mode = "add"
+    span: SpanName = "protocol"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anchor:
+    """A place in the conversation: character `char` of turn `turn`'s text (-1: the rendered character before it)."""
+
+    turn: int
+    char: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """From the token that holds `start` up to, not including, the first token that begins at or after `stop`.
+
+    start None is the first token; stop None never ends, so that every generated token fed back is in the span too;
+    "prompt_end" is the position after the prompt's last token, where generated tokens begin.
+    """
+
+    start: Anchor | Literal["prompt_end"] | None = None
+    stop: Anchor | Literal["prompt_end"] | None = None
+
+
+# -- a trial, and what comes of it ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One row to be. Coordinates only: what it is asked follows from the block that it was drawn from."""
+
+    id: str  # 32 hex digits, see plan.py
+    block: str
+    index: int
+    model: Model
+    template: Template
+    sampling: Sampling
+    protocol: str
+    prompt: Prompt
+    item: str
+    arm: Arm
+    injections: tuple[Injection, ...]
+    repeat: int
+    seed: int  # from (protocol, prompt text, item, repeat): the same in every arm
+    number: int  # {trial}, 1 to 10, by hash of the seed
+    split: Literal["dev", "confirm"]
+    report: Report = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One question to an engine. max_tokens 0 asks for option log-probabilities only, without generation.
+
+    The prefix before the first span is computed once and shared by every call that has the same one; a control gives
+    the same spans as its injected twin and no injections.
+    """
+
+    trial: str
+    messages: tuple[Message, ...]  # a last assistant turn is continued, not closed
+    template: Template
+    spans: tuple[Span, ...] = (Span(),)  # one for all injections, or one each
+    injections: tuple[Injection, ...] = ()
+    options: tuple[str, ...] = ()  # log-probability of each one's first token as the first generated token
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What the hook counted, against what was asked. Counts are of (position, injection) pairs."""
+
+    expected: int
+    edited: int
+    direction_norm: float | None = None  # ||v|| of the first injection, as extracted
+    delta_norm: float | None = None  # mean ||delta|| over edited positions of the first injection's layer
+    residual_norm: float | None = None  # mean ||h|| before the edit, over the same positions
+    strength: float | None = None  # what the first injection's strength, a number or a rule, resolved to
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    text: str
+    token_ids: tuple[int, ...]
+    stop: Stop
+    options: Mapping[str, float]  # log-probabilities, nats
+    prompt_tokens: int
+    rendered: str
+    marked: tuple[
+        tuple[int, int | None], ...
+    ]  # character ranges of `rendered` that the spans cover; None: and all generated
+    receipt: Receipt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The trial's row: what it was, what the model said, what was measured, and how it ended."""
+
+    trial: Trial
+    replies: Mapping[str, Reply] = field(default_factory=dict)  # by the name of the call; the first is the answer
+    measures: Mapping[str, float | None] = field(default_factory=dict)
+    status: Status = "ok"
+    reason: str | None = None  # why it is not ok
+    attempt: int = 0
+    propensity: float | None = None  # null unless a policy chose the trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grade:
+    """One verdict. None means that the grader could not tell, never that the model answered badly."""
+
+    trial: str
+    measure: str
+    verdict: bool | None
+    score: float | None = None
+    reason: str | None = None
+
+
+# -- the seams --------------------------------------------------------------------------------------------------------
+
+
+class InjectionContradiction(RuntimeError):
+    """A receipt says that a position was not edited as asked: the replica cannot be trusted, nothing is committed."""
+
+
+class Subject(typing.Protocol):
+    """What a protocol may do to a model. It never sees batches, devices or Ray."""
+
+    def say(
+        self,
+        messages: Sequence[Message],
+        *,
+        spans: Sequence[Span],
+        options: Sequence[str] = (),
+        max_tokens: int | None = None,
+    ) -> Awaitable[Reply]:
+        """The model's next turn, under the trial's injections; a last assistant turn is continued.
+
+        max_tokens None takes the trial's sampling, else the prompt's; 0 reads the options' log-probabilities only.
+        """
+        ...
+
+
+class Engine(typing.Protocol):
+    """Runs many calls as one stream of mixed batches."""
+
+    def submit(self, call: Call) -> asyncio.Future[Reply]:
+        """Raises ValueError at once for a call that cannot be run (layer, span, length), naming the reason."""
+        ...
+
+    def step(self) -> bool:
+        """One batch forward. False if there was nothing to do."""
+        ...
+
+    def activations(self, prompts: Sequence[str], template: Template) -> np.ndarray:
+        """float32 [prompts, layers, hidden]: every block's output at each rendered prompt's last token."""
+        ...
+
+
+Directions = Callable[[Direction], np.ndarray]  # float32 [layers, hidden]; raises KeyError if it was never extracted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """An experiment: how it is run, where its prompts are, and what a grader is to look for."""
+
+    name: str
+    version: int
+    run: Callable[[Trial, Subject], Awaitable[Outcome]]
+    stimuli: str  # the section of the stimuli pack that holds its prompts
+    measures: tuple[str, ...]
+    item_in_prompt: bool = False  # then a control's unit is the item, else the distinct (rendered prompt, seed)
+
+
+Grader = Callable[[Outcome], Sequence[Grade]]
