@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,11 @@ class Block:
     @cached_property
     def size(self) -> int:
         return math.prod(self.shape) if self.indices is None else len(self.indices)
+
+    @cached_property
+    def original(self) -> Block:
+        """The product itself, where this is a further attempt at some of its trials."""
+        return self if self.indices is None else replace(self, indices=None, attempt=0)
 
     @property
     def shards(self) -> int:
@@ -256,10 +261,14 @@ def source_digest(source: Source) -> str:
 
 
 def concept_vector(word: str, prompt: str, baseline: tuple[str, ...]) -> Contrast:
-    """ "Tell me about {word}" minus the mean of the same over the baseline words (Lindsey 2025)."""
-    return Contrast(
-        name=word, positive=(_fill(prompt, word),), negative=tuple(_fill(prompt, other) for other in baseline)
-    )
+    """"Tell me about {word}" minus the mean of the same over the baseline words (Lindsey 2025)."""
+    return Contrast(name=word, positive=(_fill(prompt, word),), negative=_negatives(prompt, baseline))
+
+
+@lru_cache(maxsize=8)
+def _negatives(prompt: str, baseline: tuple[str, ...]) -> tuple[str, ...]:
+    """One tuple for all concepts of a study, of which there may be thousands."""
+    return tuple(_fill(prompt, word) for word in baseline)
 
 
 def _fill(prompt: str, word: str) -> str:

@@ -140,4 +140,4 @@ def asked(plan: Plan, wanted: Sequence[Block]) -> list[Block]:
 
 
 def _touches(block: Block, other: Block) -> bool:
-    return overlap(replace(block, indices=None), other) > 0
+    return overlap(block.original, other) > 0

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from sweep import protocols, stimuli, words
 from sweep.block import Block
@@ -95,7 +94,14 @@ class _Resolver:
         return Template(chat=chat, thinking=table.thinking, system=table.system)
 
     def _model(self, i: int, table: ModelTable) -> Model | None:
-        request = ModelRequest(**{**table.model_dump(), "path": table.path or table.name})
+        request = ModelRequest(
+            name=table.name,
+            path=table.path or table.name,
+            revision=table.revision,
+            dtype=table.dtype,
+            quantisation=table.quantisation,
+            trust_remote_code=table.trust_remote_code,
+        )
         try:
             return identify(request)
         except ModelError as error:
@@ -166,30 +172,33 @@ class _Resolver:
         self._check(table, model, items, layers, where)
         if not (items and prompts) or (arms and not layers):
             return
-        sampling = table.sampling or self.spec.sampling
-        common: dict[str, Any] = {
-            "model": model,
-            "template": self.template,
-            "sampling": Sampling(**sampling.model_dump()),
-            "protocol": table.protocol,
-            "protocol_version": protocol.version,
-            "report": table.report,
-            "norm": table.norm,
-            "mode": table.mode,
-            "vector_prompt": self.spec.vector_prompt or self.stimuli.vector_prompt,
-            "baseline": self.baseline,
-            "prompts": prompts,
-            "items": items,
-            "sources": tuple(s for name, s in self.sources.items() if s and name in items),
-            "candidates": items,
-            "shard_size": self.spec.shard_size,
-        }
+        shared = Block(
+            model=model,
+            template=self.template,
+            sampling=Sampling(**(table.sampling or self.spec.sampling).model_dump()),
+            protocol=table.protocol,
+            protocol_version=protocol.version,
+            report=table.report,
+            norm=table.norm,
+            mode=table.mode,
+            vector_prompt=self.spec.vector_prompt or self.stimuli.vector_prompt,
+            baseline=self.baseline,
+            prompts=prompts,
+            items=items,
+            arms=("none",),
+            layers=(None,),
+            strengths=(None,),
+            spans=("protocol",),
+            repeats=tuple(range(table.control_repeats)),
+            sources=tuple(source for name, source in self.sources.items() if source and name in items),
+            candidates=items,
+            shard_size=self.spec.shard_size,
+        )
         if arms:
-            injected = {"layers": layers, "strengths": strengths, "spans": tuple(table.spans)}
-            yield Block(**common, **injected, arms=arms, repeats=tuple(range(table.repeats)))
+            grid = {"layers": layers, "strengths": strengths, "spans": tuple(table.spans)}
+            yield replace(shared, arms=arms, repeats=tuple(range(table.repeats)), **grid)
         if "none" in table.arms:
-            empty = {"layers": (None,), "strengths": (None,), "spans": ("protocol",)}
-            yield Block(**common, **empty, arms=("none",), repeats=tuple(range(table.control_repeats)))
+            yield shared
 
     def _items(self, table: ExperimentTable, where: str) -> tuple[str, ...]:
         own = self.spec.concepts if table.concepts is None else table.concepts

@@ -252,8 +252,10 @@ class Outcome:
     """The trial's row: what it was, what the model said, what was measured, and how it ended."""
 
     trial: Trial
-    replies: Mapping[str, Reply] = field(default_factory=dict)  # by the name of the call; the first is the answer
-    measures: Mapping[str, float | None] = field(default_factory=dict)
+    replies: Mapping[str, Reply] = field(
+        default_factory=dict[str, Reply]
+    )  # by the name of the call; the first is the answer
+    measures: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     status: Status = "ok"
     reason: str | None = None  # why it is not ok
     attempt: int = 0

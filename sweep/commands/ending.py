@@ -1,0 +1,47 @@
+"""What `sweep run`, `sweep report` and `sweep doctor` say at their end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from sweep.commands import DONE, ERROR, Report, duration, existing, spec_of
+from sweep.doctor import Finding
+from sweep.spec import decode
+from sweep.updates import Summary
+
+
+def run_report(run: Path, spec: Path, summary: Summary) -> Report:
+    """How a run ended, and what to type next."""
+    head = f"{run}: {summary.done:,} of {summary.planned:,} trials finished, {summary.error:,} of them errors"
+    pace = f"{summary.tokens:,} tokens in {duration(summary.seconds)}, {summary.losses} replicas lost"
+    if summary.failed:
+        tail = f"gave up: {summary.failed}"
+    elif summary.stopped:
+        tail = f"stopped; go on with: sweep run {spec} --run {run}"
+    elif summary.error:
+        tail = f"Next: sweep show {run} --status error, then: sweep run {spec} --run {run} --retry-errors"
+    else:
+        tail = f"Next: sweep report {run}"
+    facts = asdict(summary) | {"run": str(run), "done": summary.done}
+    return Report(data=facts, lines=[head, pace, tail], code=summary.exit_code)
+
+
+def declared_cell(run: Path) -> tuple[int, float] | None:
+    """The cell that the run's newest spec declares before the data; None if it declares none."""
+    store = existing(run)
+    specs = store.list("specs")
+    if not specs:
+        return None
+    spec = decode(store.read(max(specs, key=lambda name: int(Path(name).stem))).decode(), spec_of(store))
+    cells = [experiment.declared for experiment in spec.experiments if experiment.declared]
+    return (cells[0].layer, cells[0].strength) if cells else None
+
+
+def doctor_report(findings: Sequence[Finding]) -> Report:
+    """One line a finding; a problem makes the exit code 1."""
+    marks = {True: "ok", False: "PROBLEM", None: "note"}
+    lines = [f"{marks[found.ok]:<8} {found.check:<10} {found.text}" for found in findings]
+    bad = any(found.ok is False for found in findings)
+    return Report(data={"findings": [asdict(found) for found in findings]}, lines=lines, code=ERROR if bad else DONE)

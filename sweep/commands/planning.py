@@ -1,0 +1,123 @@
+"""`sweep init` and `sweep plan`: an example to begin with; what a study counts, costs and lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from sweep import plan, study
+from sweep.block import Block
+from sweep.commands import Report, duration
+from sweep.models import parameters
+from sweep.plan import Plan
+from sweep.store import Store, records
+from sweep.trial import Prompt
+
+CHARACTERS_A_TOKEN = 3.5  # of English in the tokenizers at hand; the cost before a first run is a bound, not a forecast
+
+
+def init(path: Path) -> Report:
+    """Write the example spec; never over a file that is there."""
+    if path.exists():
+        raise FileExistsError(f"{path} is there already; choose another name: sweep init my-study.toml")
+    path.write_text((files("sweep.data") / "example.toml").read_text())
+    return Report(data={"wrote": str(path)}, lines=[f"wrote {path}", f"Next: sweep plan {path}"])
+
+
+def plan_report(found: study.Study, run: Path, flops: float) -> Report:
+    """Count what is asked, what is there already, and what it costs at most."""
+    there = plan.load(Store(run)) if run.is_dir() else Plan(blocks=(), files=0)
+    new = plan.difference(found.blocks, there.blocks)
+    total = sum(block.size for block in plan.difference(found.blocks, []))
+    asked = plan.asked(there, found.blocks)
+    committed = _committed(Store(run)) if run.is_dir() else {}
+    finished = sum(
+        row["rows"] for name, row in committed.items() if plan.parse_shard(name)[0] in {b.key for b in asked}
+    )
+    rate = _measured_rate(committed)
+    data: dict[str, Any] = {
+        "study": found.spec.name,
+        "run": str(run),
+        "trials": total,
+        "duplicates": sum(block.size for block in found.blocks) - total,
+        "kept": total - sum(block.size for block in new),
+        "new": sum(block.size for block in new),
+        "finished": finished,
+        "no_longer_asked": sum(_unasked(block, found.blocks) for block in there.blocks),
+        "shards": sum(block.shards for block in (*asked, *new)),
+        "experiments": [_experiment(block, flops) for block in found.blocks],
+        "rate": rate,
+        "seconds": rate and (total - finished) / rate,  # of one replica; null before a first run
+        "warnings": list(found.warnings),
+    }
+    return Report(data=data, lines=list(_plan_lines(data)))
+
+
+def _committed(store: Store) -> dict[str, dict[str, Any]]:
+    return records(store, "trials")
+
+
+def _unasked(block: Block, wanted: Sequence[Block]) -> int:
+    if block.indices is not None:
+        return 0
+    return block.size - sum(plan.overlap(block, other) for other in plan.difference(wanted, []))
+
+
+def _experiment(block: Block, flops: float) -> dict[str, Any]:
+    tokens = sum(_tokens(prompt, block) for prompt in block.prompts) / len(block.prompts)
+    size = parameters(block.model)
+    return {
+        "model": block.model.name,
+        "protocol": block.protocol,
+        "arms": list(block.arms),
+        "trials": block.size,
+        "items": len(block.items),
+        "prompts": len(block.prompts),
+        "layers": len(block.layers) if block.layers != (None,) else 0,
+        "strengths": len(block.strengths) if block.strengths != (None,) else 0,
+        "repeats": len(block.repeats),
+        "tokens": round(block.size * tokens),
+        "device_seconds_bound": size and 2 * size * tokens * block.size / flops,
+    }
+
+
+def _tokens(prompt: Prompt, block: Block) -> float:
+    """Token-forwards of a trial if nothing is shared and nothing stops early: an upper bound."""
+    characters = sum(len(turn.text) for turn in prompt.turns) + len(prompt.prefill or "")
+    answer = block.sampling.max_tokens or prompt.max_tokens
+    readings = 4 if block.report in ("logodds", "both") else 0
+    return (1 + readings) * characters / CHARACTERS_A_TOKEN + (0 if block.report == "logodds" else answer)
+
+
+def _measured_rate(committed: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Trials a second of one replica, from the shards that this run has committed."""
+    seconds = sum(record.get("seconds") or 0.0 for record in committed.values())
+    return sum(record["rows"] for record in committed.values()) / seconds if seconds else None
+
+
+def _plan_lines(data: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{data['study']}: {data['trials']:,} trials in {data['shards']:,} shards"
+    for row in data["experiments"]:
+        axes = " × ".join(
+            f"{row[axis]:,} {axis}" for axis in ("prompts", "items", "layers", "strengths", "repeats") if row[axis]
+        )
+        yield f"  {row['model']:<12} {row['protocol']:<24} {','.join(row['arms']):<50} {row['trials']:>12,}   {axes}"
+    if data["duplicates"]:
+        yield f"  {data['duplicates']:,} of these are asked for twice, and run once"
+    if Path(data["run"]).is_dir():
+        gone = f", no longer asked for {data['no_longer_asked']:,}" if data["no_longer_asked"] else ""
+        yield f"  {data['run']}: kept {data['kept']:,} ({data['finished']:,} finished), new {data['new']:,}{gone}"
+    yield from _cost_lines(data)
+    yield from (f"  warning: {warning}" for warning in data["warnings"])
+
+
+def _cost_lines(data: Mapping[str, Any]) -> Iterator[str]:
+    tokens = sum(row["tokens"] for row in data["experiments"])
+    yield f"  at most {tokens:,} token-forwards (nothing shared, nothing stopping early)"
+    if data["seconds"]:
+        yield f"  {duration(data['seconds'])} on one replica, at the {data['rate']:.1f} trials/s measured in this run"
+    bounds = [row["device_seconds_bound"] for row in data["experiments"]]
+    if all(bound is not None for bound in bounds):
+        yield f"  upper bound by arithmetic: {duration(sum(bounds))} on one device (2 × parameters × tokens / --flops)"

@@ -1,0 +1,74 @@
+"""`sweep show`: what was asked and answered, with the verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweep.commands import Report, existing
+from sweep.rows import from_parquet
+from sweep.store import Store, read_part, record, records
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which transcripts to show; None: whichever."""
+
+    protocol: str | None = None
+    arm: str | None = None
+    item: str | None = None
+    layer: int | None = None
+    strength: float | None = None
+    status: str | None = None
+
+    def matches(self, row: Mapping[str, Any]) -> bool:
+        return all(value is None or row[name] == value for name, value in vars(self).items())
+
+
+def show(run: Path, which: Filter, limit: int) -> Report:
+    """Transcripts with their verdicts, in the order in which the shards were cut."""
+    store = existing(run)
+    found: list[dict[str, Any]] = []
+    for name, committed in records(store, "trials").items():
+        table = from_parquet(read_part(store, committed))
+        rows = [row for row in table.to_pylist() if which.matches(row)][: limit - len(found)]
+        found += [row | {"grades": grades} for row, grades in zip(rows, _grades(store, name, rows), strict=True)]
+        if len(found) >= limit:
+            break
+    lines = [line for row in found for line in _transcript(row)] or [
+        "no finished trial matches; see: sweep status " + str(run)
+    ]
+    return Report(data={"trials": found}, lines=lines)
+
+
+def _grades(store: Store, shard: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each row, measure to verdict; empty where the shard is not graded yet."""
+    graded = record(store, "grades/rules", shard)
+    by_trial: dict[str, dict[str, Any]] = {row["trial"]: {} for row in rows}
+    for grade in from_parquet(read_part(store, graded)).to_pylist() if graded else []:
+        if grade["trial"] in by_trial:
+            by_trial[grade["trial"]][grade["measure"]] = grade["verdict"]
+    return [by_trial[row["trial"]] for row in rows]
+
+
+def _transcript(row: Mapping[str, Any]) -> Iterator[str]:
+    where = (
+        ""
+        if row["layer"] is None
+        else f"  layer {row['layer']}  strength {row['strength'] if row['rule'] is None else row['rule']}"
+    )
+    yield f"── {row['trial']}  {row['protocol']}/{row['prompt']}  {row['arm']}  {row['item']}{where}"
+    for reply in row["replies"]:
+        marked = reply["marked"][0][0] if row["injections"] and reply["marked"] else None
+        text = (
+            reply["rendered"]
+            if marked is None
+            else reply["rendered"][:marked] + "⟦injected from here⟧" + reply["rendered"][marked:]
+        )
+        yield from (f"   {line}" for line in text.splitlines())
+        yield f" » {reply['text']}"
+    if row["reason"]:
+        yield f"   {row['status']}: {row['reason']}"
+    yield "   " + "  ".join(f"{name}={verdict}" for name, verdict in row["grades"].items())

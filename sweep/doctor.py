@@ -1,0 +1,101 @@
+"""What is wrong with this machine or store: one line a check, each with what to do about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from sweep.models import SHIPPED, ModelError, ModelRequest, identify
+from sweep.store import Store, StoreError, unique
+
+EXTRAS = {
+    "cluster": ("torch", "transformers", "ray", "safetensors"),
+    "analysis": ("polars", "altair", "scipy", "vl-convert-python"),
+}
+FREE_GIB = 5.0
+MEMORY_GIB = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """`ok` None is a remark: worth knowing, nothing to mend."""
+
+    check: str
+    ok: bool | None
+    text: str
+
+
+Check = Callable[[], Iterator[Finding]]
+
+
+def examine(folder: Path, more: Sequence[Check] = ()) -> list[Finding]:
+    """Every check, whatever the others found. `more`: those of the folders that sweep/ may not import."""
+    own: list[Check] = [_python, _packages, _shipped_models, lambda: _disk(folder), lambda: _exclusive(folder)]
+    checks = [*own, *more]
+    return [finding for check in checks for finding in check()]
+
+
+def _python() -> Iterator[Finding]:
+    found = ".".join(map(str, sys.version_info[:3]))
+    yield Finding(check="python", ok=sys.version_info >= (3, 11), text=f"{found} (3.11 or newer is needed)")
+
+
+def _packages() -> Iterator[Finding]:
+    for extra, packages in EXTRAS.items():
+        missing = [package for package in packages if _version(package) is None]
+        found = ", ".join(f"{package} {_version(package)}" for package in packages if package not in missing)
+        text = found if not missing else f"{', '.join(missing)} missing: pip install 'introspection-sweep[{extra}]'"
+        yield Finding(check=extra, ok=not missing, text=text)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _shipped_models() -> Iterator[Finding]:
+    for name in SHIPPED:
+        request = ModelRequest(
+            name=name, path=name, revision=None, dtype="float32", quantisation=None, trust_remote_code=False
+        )
+        try:
+            model = identify(request)
+        except ModelError as error:
+            yield Finding(check=name, ok=False, text=f"{error}; reinstall introspection-sweep")
+        else:
+            yield Finding(check=name, ok=True, text=f"{model.layers} layers, digest {model.digest[:12]}")
+
+
+def _disk(folder: Path) -> Iterator[Finding]:
+    place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir())
+    free = shutil.disk_usage(place).free / 2**30
+    yield Finding(check="disk", ok=free > FREE_GIB, text=f"{free:.1f} GiB free at {place} ({FREE_GIB:g} advised)")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 2**30
+    yield Finding(check="memory", ok=None if memory < MEMORY_GIB else True, text=f"{memory:.1f} GiB unused")
+
+
+def _exclusive(folder: Path) -> Iterator[Finding]:
+    """Commit records need a create that only one can win: try it twice, here, and expect the second to lose."""
+    store, name = Store(folder), f"doctor/{unique()}.json"
+    made = not folder.is_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        first, second = store.create(name, b"first"), store.create(name, b"second")
+        store.delete(name)
+    except (StoreError, OSError) as error:
+        yield Finding(check="store", ok=False, text=str(error))
+        return
+    finally:
+        for empty in (folder / "doctor", folder / "tmp", *([folder] if made else [])):
+            if empty.is_dir() and not any(empty.iterdir()):
+                empty.rmdir()
+    won = first and not second
+    text = "exclusive create holds" if won else "two creates of one name both won: choose another place with --run DIR"
+    yield Finding(check="store", ok=won, text=f"{folder}: {text}")

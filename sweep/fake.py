@@ -1,0 +1,192 @@
+"""An engine without a model, for tests, dry runs and checking the statistics: sweep.fake_subjects says what it answers.
+
+A model's path names the subject: "fake:oracle", or "fake:oracle?delay=0.01" to spend that many seconds on each call,
+as does the environment's SWEEP_FAKE_DELAY. Receipts and spans are as real as in any engine: positions are counted in
+tokens of the rendered text, which are runs of letters, of signs or of spaces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+
+import numpy as np
+
+from sweep.fake_subjects import SUBJECTS, answer, dice, digest, feel, options
+from sweep.trial import Anchor, Call, Directions, Injection, Message, Model, NormRule, Receipt, Reply, Span, Template
+
+HIDDEN, BATCH, CONTEXT = 16, 64, 4096
+DELAY = "SWEEP_FAKE_DELAY"
+
+_TOKEN = re.compile(r"\w+|[^\w\s]+|\s+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A call as text, and where its tokens and spans are."""
+
+    rendered: str
+    tokens: tuple[tuple[int, int], ...]
+    spans: tuple[tuple[int, int | None], ...]  # in tokens
+
+
+class FakeEngine:
+    """A sweep.trial.Engine. KeyError, as from a real one, if a direction was never extracted."""
+
+    def __init__(self, model: Model, directions: Directions) -> None:
+        self.subject, delay = parse(model.path)
+        self._delay = delay if delay is not None else float(os.environ.get(DELAY, "0"))
+        self._layers, self._directions = model.layers, directions
+        self._queue: deque[tuple[Call, Asked, asyncio.Future[Reply]]] = deque()
+
+    def submit(self, call: Call) -> asyncio.Future[Reply]:
+        asked = self._check(call)
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._queue.append((call, asked, future))
+        return future
+
+    def step(self) -> bool:
+        batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+        for call, asked, future in batch:
+            time.sleep(self._delay)  # blocks, as a forward pass does
+            if not future.done():
+                future.set_result(self._answer(call, asked))
+        return bool(batch)
+
+    def activations(self, prompts: Sequence[str], template: Template) -> np.ndarray:
+        """Gaussian by hash of (rendered prompt, layer): norms are about 4 at every layer, differences about 6."""
+        return np.stack([[_gaussian(template, prompt, layer) for layer in range(self._layers)] for prompt in prompts])
+
+    def _check(self, call: Call) -> Asked:
+        for injection in call.injections:
+            if not 0 <= injection.layer < self._layers:
+                raise ValueError(f"layer {injection.layer} of a model with {self._layers} layers")
+        if len(call.spans) not in (1, len(call.injections)):
+            raise ValueError(f"{len(call.spans)} spans for {len(call.injections)} injections: give one, or one each")
+        asked = locate(call)
+        if len(asked.tokens) + call.max_tokens > CONTEXT:
+            raise ValueError(f"{len(asked.tokens)} tokens and {call.max_tokens} more do not fit in {CONTEXT}")
+        return asked
+
+    def _answer(self, call: Call, asked: Asked) -> Reply:
+        hit = feel(call.injections, self._layers)
+        words: list[str] = _TOKEN.findall(answer(self.subject, call, hit, dice(self.subject, call)))
+        given = words[: call.max_tokens]
+        ended = "none" if not call.max_tokens else "end" if len(words) == len(given) else "length"
+        return Reply(
+            text="".join(given),
+            token_ids=tuple(digest("token", word) % 32768 for word in given),
+            stop=ended,
+            options=options(self.subject, call, hit),
+            prompt_tokens=len(asked.tokens),
+            rendered=asked.rendered,
+            marked=tuple(_characters(asked, span) for span in asked.spans),
+            receipt=self._receipt(call, asked, len(given)),
+        )
+
+    def _receipt(self, call: Call, asked: Asked, generated: int) -> Receipt:
+        fed = len(asked.tokens) + max(0, generated - 1)  # the last generated token is never fed back
+        if not call.injections:
+            return Receipt(expected=0, edited=0)
+        spans = asked.spans * len(call.injections) if len(asked.spans) == 1 else asked.spans
+        met = sum(max(0, (fed if stop is None else min(fed, stop)) - start) for start, stop in spans)
+        first = call.injections[0]
+        norm, residual = self._norm(first), math.sqrt(HIDDEN)
+        strength = self._strength(first)
+        unit = {"raw": norm, "unit": 1.0, "residual": residual}[first.norm]
+        return Receipt(
+            expected=met,
+            edited=met,
+            direction_norm=norm,
+            delta_norm=abs(strength) * unit if met else None,
+            residual_norm=residual if met else None,
+            strength=strength,
+        )
+
+    def _norm(self, injection: Injection) -> float:
+        return float(np.linalg.norm(self._directions(injection.direction)[injection.layer]))
+
+    def _strength(self, injection: Injection) -> float:
+        if not isinstance(injection.strength, NormRule):
+            return injection.strength
+        if injection.norm != "raw":
+            return injection.strength.at  # norms are one already
+        own = replace(injection, direction=replace(injection.direction, change="none", draw=None))
+        return injection.strength.at * self._norm(own) / self._norm(injection)
+
+
+def parse(path: str) -> tuple[str, float | None]:
+    """The subject and the delay that a model's path asks for. ValueError names the subjects."""
+    name, _, query = path.removeprefix("fake:").partition("?")
+    key, _, value = query.partition("=")
+    if query and key != "delay":
+        raise ValueError(f"{path}: unknown setting {key!r}; known: delay")
+    if not path.startswith("fake:") or name not in SUBJECTS:
+        close = get_close_matches(name, SUBJECTS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"{path}: no such subject; {hint}known: {', '.join(SUBJECTS)}")
+    return name, float(value) if query else None
+
+
+# -- text, tokens and spans --------------------------------------------------------------------------------------------
+
+
+def locate(call: Call) -> Asked:
+    """Render "role: text" lines, the last one left open for the answer, and find the spans in tokens."""
+    system = [("system", call.template.system)] if call.template.system is not None else []
+    rendered, starts = "", list[int]()
+    for role, text in [*system, *((message.role, message.text) for message in call.messages)]:
+        rendered += f"{role}: "
+        starts.append(len(rendered))
+        rendered += f"{text}\n"
+    rendered = rendered[:-1] if call.messages[-1].role == "assistant" else f"{rendered}assistant:"
+    tokens = tuple(match.span() for match in _TOKEN.finditer(rendered))
+    asked = Asked(rendered=rendered, tokens=tokens, spans=())
+    turns = tuple(zip(starts[len(system) :], call.messages, strict=True))
+    ends = [(_first(asked, span, turns), _end(asked, span, turns)) for span in call.spans]
+    return replace(asked, spans=tuple(ends))
+
+
+Turns = tuple[tuple[int, Message], ...]  # where each one's text begins
+
+
+def _character(anchor: Anchor, turns: Turns) -> int:
+    if not 0 <= anchor.turn < len(turns):
+        raise ValueError(f"the span's turn {anchor.turn} is none of the {len(turns)} turns")
+    start, message = turns[anchor.turn]
+    if not -1 <= anchor.char <= len(message.text):
+        raise ValueError(f"the span's character {anchor.char} is not in turn {anchor.turn}")
+    return start + anchor.char
+
+
+def _first(asked: Asked, span: Span, turns: Turns) -> int:
+    if not isinstance(span.start, Anchor):
+        return 0 if span.start is None else len(asked.tokens)
+    char = _character(span.start, turns)
+    return sum(stop <= char for _, stop in asked.tokens)
+
+
+def _end(asked: Asked, span: Span, turns: Turns) -> int | None:
+    if not isinstance(span.stop, Anchor):
+        return None if span.stop is None else len(asked.tokens)
+    char = _character(span.stop, turns)
+    return sum(start < char for start, _ in asked.tokens)
+
+
+def _characters(asked: Asked, span: tuple[int, int | None]) -> tuple[int, int | None]:
+    def at(position: int) -> int:
+        return asked.tokens[position][0] if position < len(asked.tokens) else len(asked.rendered)
+
+    return at(span[0]), None if span[1] is None else at(span[1])
+
+
+def _gaussian(template: Template, prompt: str, layer: int) -> np.ndarray:
+    generator = np.random.default_rng(digest(template, prompt, layer))
+    return generator.standard_normal(HIDDEN, dtype=np.float32)

@@ -1,0 +1,86 @@
+"""Grading a shard that is committed: from its outcomes, or rebuilt from its rows where a crash came in between."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sweep import rows, store
+from sweep.store import Record, Store
+from sweep.trial import Grade, Grader, Outcome, Receipt, Reply, Trial
+
+STAGE = "grades/rules"
+
+
+def grade_shard(
+    files: Store, shard: str, outcomes: Sequence[Outcome], grader: Grader, name: str, trials_file: str
+) -> Record | None:
+    """Grade and publish; the record if it is ours, None if the shard was graded by someone else meanwhile."""
+    graded = [(outcome.trial, grade) for outcome in outcomes for grade in grader(outcome)]
+    data = rows.to_parquet([rows.grade_row(grade, name) for _, grade in graded], rows.GRADES)
+    record = {"grader": name, "trials": trials_file, "rows": len(graded), "verdicts": verdicts(graded)}
+    return store.publish(files, STAGE, shard, data, "parquet", record)
+
+
+def verdicts(graded: Iterable[tuple[Trial, Grade]]) -> list[Record]:
+    """How many of each verdict, by protocol, arm and measure."""
+    counts = Counter((trial.protocol, trial.arm, grade.measure, grade.verdict) for trial, grade in graded)
+    cells = dict.fromkeys((protocol, arm, measure) for protocol, arm, measure, _ in counts)
+    return [
+        {
+            "protocol": protocol,
+            "arm": arm,
+            "measure": measure,
+            "true": counts[protocol, arm, measure, True],
+            "false": counts[protocol, arm, measure, False],
+            "null": counts[protocol, arm, measure, None],
+        }
+        for protocol, arm, measure in cells
+    ]
+
+
+def regrade(files: Store, shard: str, trials: Sequence[Trial], grader: Grader, name: str) -> Record | None:
+    """Grade a committed shard from its Parquet part."""
+    record = store.record(files, "trials", shard)
+    if record is None:
+        raise store.StoreError(f"shard {shard} is not committed in {files.root}: run it first, with `sweep run SPEC`")
+    table = rows.from_parquet(store.read_part(files, record)).to_pylist()
+    by_id = {trial.id: trial for trial in trials}
+    outcomes = [outcome_from_row(row, by_id[row["trial"]]) for row in table]
+    return grade_shard(files, shard, outcomes, grader, name, record["file"])
+
+
+def outcome_from_row(row: Mapping[str, Any], trial: Trial) -> Outcome:
+    """The outcome that a row was written from; what a receipt measured is kept for the first reply only."""
+    replies = {reply["name"]: _reply(reply, row if number == 0 else {}) for number, reply in enumerate(row["replies"])}
+    return Outcome(
+        trial=trial,
+        replies=replies,
+        measures={measure["name"]: measure["value"] for measure in row["measures"]},
+        status=row["status"],
+        reason=row["reason"],
+        attempt=row["attempt"],
+        propensity=row["propensity"],
+    )
+
+
+def _reply(reply: Mapping[str, Any], row: Mapping[str, Any]) -> Reply:
+    receipt = Receipt(
+        expected=reply["expected"],
+        edited=reply["edited"],
+        direction_norm=row.get("direction_norm"),
+        delta_norm=row.get("delta_norm"),
+        residual_norm=row.get("residual_norm"),
+        strength=row.get("alpha"),
+    )
+    return Reply(
+        text=reply["text"],
+        token_ids=tuple(reply["token_ids"]),
+        stop=reply["stop"],
+        options={option["option"]: option["logprob"] for option in reply["options"]},
+        prompt_tokens=reply["prompt_tokens"],
+        rendered=reply["rendered"],
+        marked=tuple((start, stop) for start, stop in reply["marked"]),
+        receipt=receipt,
+    )

@@ -1,0 +1,27 @@
+"""What of a reply is its answer: not what it thought aloud before."""
+
+from __future__ import annotations
+
+import re
+
+from sweep.trial import Reply
+
+_OPEN = re.compile(r"<think(?:ing)?>")
+_CLOSED = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
+_CLOSE = re.compile(r".*</think(?:ing)?>", re.DOTALL)  # the template had opened the block
+_OPENED_BY_TEMPLATE = re.compile(r"<think(?:ing)?>\s*$")
+
+
+def answer_of(reply: Reply) -> tuple[str | None, str | None]:
+    """(answer, None), or (None, why there is none to judge)."""
+    if reply.stop == "none":
+        return None, "no text was asked for"
+    text = _CLOSE.sub("", _CLOSED.sub("", reply.text))
+    opened = _OPEN.search(text)
+    inside = opened or (text == reply.text and _OPENED_BY_TEMPLATE.search(reply.rendered))
+    if inside and reply.stop == "length":
+        return None, "cut inside its thinking"
+    answer = ("" if inside and not opened else text[: opened.start()] if opened else text).strip()
+    if not answer and reply.stop == "length":
+        return None, "cut before an answer"
+    return answer, None

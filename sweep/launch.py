@@ -1,0 +1,103 @@
+"""From a study to the blocks that a driver is to run: what is kept, what is new, what is tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from sweep import plan
+from sweep.block import Block
+from sweep.plan import Plan
+from sweep.rows import from_parquet
+from sweep.store import Store, read_part, records
+from sweep.study import Study
+
+
+class NothingKept(RuntimeError):
+    """An edited spec keeps none of a run's trials, which is rarely meant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A run that is ready for a driver."""
+
+    plan: Plan
+    blocks: tuple[Block, ...]
+    remarks: tuple[str, ...]
+
+
+def prepare(store: Store, study: Study, text: bytes, *, retry_errors: bool, yes: bool) -> Prepared:
+    """Grow the run's plan to what the study asks, and keep the spec byte for byte.
+
+    Raises NothingKept, before anything is written, where that is so and `yes` was not said.
+    """
+    before = plan.load(store)
+    remarks = _compare(before, study, yes)
+    _keep_spec(store, text)
+    grown = plan.grow(store, study.blocks)
+    if retry_errors:
+        again = list(_retries(store, plan.asked(grown, study.blocks)))
+        remarks.append(f"{sum(block.size for block in again):,} trials that ended in an error are tried again")
+        grown = _add(store, again) if again else grown
+    return Prepared(plan=grown, blocks=tuple(plan.asked(grown, study.blocks)), remarks=tuple(remarks))
+
+
+def _compare(before: Plan, study: Study, yes: bool) -> list[str]:
+    """What an edit of the spec means for a run that is there."""
+    if not before.blocks:
+        return []
+    wanted = plan.difference(study.blocks, [])
+    total = sum(block.size for block in wanted)
+    there = sum(block.size for block in before.blocks if block.indices is None)
+    kept = sum(plan.overlap(block, other) for block in before.blocks for other in wanted)
+    if not kept and not yes:
+        raise NothingKept(
+            f"this spec keeps none of the run's {there:,} trials and asks for {total:,} new ones; if that is meant "
+            "say --yes, else give it a run of its own with --run DIR"
+        )
+    if kept == there == total:
+        return []
+    return [f"the spec was edited: {kept:,} trials kept, {total - kept:,} new, {there - kept:,} no longer asked for"]
+
+
+def _keep_spec(store: Store, text: bytes) -> None:
+    """specs/<n>.toml: a further number only for further text."""
+    while True:
+        names = store.list("specs")
+        if names and store.read(max(names, key=lambda name: int(Path(name).stem))) == text:
+            return
+        if store.create(f"specs/{len(names)}.toml", text):
+            return
+
+
+def _retries(store: Store, blocks: Sequence[Block]) -> Iterator[Block]:
+    """One further block for each product some of whose trials ended, the last time, in an error."""
+    committed = records(store, "trials")
+
+    def product(block: Block) -> str:
+        return block.original.key
+
+    for _, family in groupby(sorted(blocks, key=product), key=product):
+        attempts = sorted(family, key=lambda block: block.attempt)
+        status: dict[int, str] = {}
+        for block in attempts:
+            for number in range(block.shards):
+                record = committed.get(plan.shard_name(block.key, number))
+                if record and (block.attempt or any(cell["error"] for cell in record["counts"])):
+                    table = from_parquet(read_part(store, record)).select(["number", "status"])
+                    status |= dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+        failed = [index for index, ended in status.items() if ended == "error"]
+        if failed:
+            yield plan.retry(attempts[-1], failed)
+
+
+def _add(store: Store, blocks: Sequence[Block]) -> Plan:
+    """Another driver may add the same at the same time: a block that is there is not added again."""
+    while True:
+        now = plan.load(store)
+        keys = {block.key for block in now.blocks}
+        new = [block for block in blocks if block.key not in keys]
+        if not new or plan.add(store, now, new):
+            return plan.load(store)

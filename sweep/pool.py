@@ -1,0 +1,54 @@
+"""Where leases go: replicas by name. Here the pool without a cluster; Ray's is in cluster/replica.py."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+
+from sweep.scheduler import Lease
+from sweep.worker import Done, Worker
+
+
+class ReplicaLost(RuntimeError):
+    """The process or machine of a replica is gone, with the leases in flight on it."""
+
+
+class Pool(typing.Protocol):
+    """Replicas by name. A replacement has a new name, so that nothing late can be mistaken for its work."""
+
+    @property
+    def replicas(self) -> Sequence[str]: ...
+
+    async def submit(self, replica: str, lease: Lease) -> Done:
+        """Raises ReplicaLost, or what Worker.run raised there."""
+        ...
+
+    def replace(self, replica: str) -> None:
+        """It is lost: make sure that it is gone, and start another in its place."""
+        ...
+
+    def retire(self, replica: str) -> None:
+        """It cannot be trusted: end it, and do not replace it."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class InProcessPool:
+    """One worker in the driver's own process: for debugging, and for a laptop."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.replicas: Sequence[str] = ("in-process",)
+
+    async def submit(self, replica: str, lease: Lease) -> Done:
+        return await self._worker.run(lease)
+
+    def replace(self, replica: str) -> None:
+        raise ReplicaLost("the driver's own process cannot be replaced")
+
+    def retire(self, replica: str) -> None:
+        self.replicas = ()
+
+    async def close(self) -> None:
+        self._worker.close()

@@ -1,0 +1,208 @@
+"""Trials and grades as Parquet rows. One table a shard; the schema is the data dictionary."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sweep.trial import Grade, Injection, NormRule, Outcome, Protocol, Reply
+
+SCHEMA_VERSION = 1
+
+REPLY = pa.struct(
+    [
+        pa.field("name", pa.string()),
+        pa.field("text", pa.string()),
+        pa.field("token_ids", pa.list_(pa.int32())),
+        pa.field("stop", pa.string()),
+        pa.field("prompt_tokens", pa.int32()),
+        pa.field("rendered", pa.string()),
+        pa.field("marked", pa.list_(pa.list_(pa.int32()))),
+        pa.field("options", pa.list_(pa.struct([("option", pa.string()), ("logprob", pa.float64())]))),
+        pa.field("expected", pa.int32()),
+        pa.field("edited", pa.int32()),
+    ]
+)
+
+# (column, type, meaning). Null means unknown or not applicable, never zero.
+COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("trial", pa.string(), "identity: 32 hex digits, a hash of everything that could change the answer"),
+    ("block", pa.string(), "block of the plan that the trial was drawn from"),
+    ("number", pa.int64(), "index of the trial in its block"),
+    ("model", pa.string(), "model name as the spec gives it"),
+    ("model_digest", pa.string(), "commit, or digest of the local files"),
+    ("engine", pa.string(), "kind of engine"),
+    ("protocol", pa.string(), "experiment"),
+    ("prompt", pa.string(), "name of the wording"),
+    ("item", pa.string(), "concept or question"),
+    ("arm", pa.string(), "what was done to the model"),
+    ("layer", pa.int32(), "decoder block of the first injection, 0-based; null where nothing is injected"),
+    ("depth", pa.float64(), "layer / number of layers"),
+    ("strength", pa.float64(), "alpha of the first injection as asked; null for a rule or no injection"),
+    ("rule", pa.string(), "strength rule of the first injection, as JSON; null for a number"),
+    ("alpha", pa.float64(), "alpha that was applied: the strength, or what the rule resolved to"),
+    ("norm", pa.string(), "norm convention: raw, unit, residual"),
+    ("mode", pa.string(), "add, replace, project_out"),
+    ("span", pa.string(), "where the injection acts"),
+    ("injections", pa.int32(), "number of injections"),
+    ("direction", pa.string(), "name of the first injection's source"),
+    ("change", pa.string(), "what was done to the source: none, negated, shuffled, random"),
+    ("repeat", pa.int32(), "repeat of the same coordinates"),
+    ("seed", pa.uint64(), "seed of the trial, shared by its arms"),
+    ("temperature", pa.float64(), "sampling temperature"),
+    (
+        "cluster",
+        pa.string(),
+        "independent unit: the item, or for a control whose prompt does not hold it the distinct prompt and seed",
+    ),
+    ("split", pa.string(), "dev or confirm, by hash of the item"),
+    ("status", pa.string(), "ok, error, skipped"),
+    ("reason", pa.string(), "why the status is not ok"),
+    ("attempt", pa.int32(), "0 for the first attempt at the trial"),
+    ("propensity", pa.float64(), "probability with which a policy chose the trial; null where none did"),
+    ("text", pa.string(), "the answer (the first reply's text)"),
+    ("stop", pa.string(), "why the answer ended: end, length, none"),
+    ("tokens", pa.int32(), "generated tokens over all replies"),
+    ("direction_norm", pa.float64(), "||v|| of the first injection's direction at its layer, as extracted"),
+    ("alpha_norm", pa.float64(), "alpha ||v||"),
+    ("delta_norm", pa.float64(), "mean ||delta|| over the edited positions"),
+    ("residual_norm", pa.float64(), "mean ||h|| over the same positions before the edit"),
+    ("replies", pa.list_(REPLY), "every call of the trial, in order"),
+    (
+        "measures",
+        pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())])),
+        "numbers the protocol measured",
+    ),
+)
+
+TRIALS = pa.schema([pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in COLUMNS])
+
+GRADES = pa.schema(
+    [
+        pa.field("trial", pa.string(), metadata={"meaning": "identity of the trial"}),
+        pa.field("grader", pa.string(), metadata={"meaning": "who graded, with its version"}),
+        pa.field("measure", pa.string(), metadata={"meaning": "what was judged"}),
+        pa.field("verdict", pa.bool_(), metadata={"meaning": "true, false, or null: the grader could not tell"}),
+        pa.field("score", pa.float64(), metadata={"meaning": "a number where the measure has one"}),
+        pa.field("reason", pa.string(), metadata={"meaning": "why"}),
+    ]
+)
+
+
+def cluster(outcome: Outcome, protocol: Protocol) -> str:
+    """The independent unit (design: n counts these). A control's is what makes its text distinct."""
+    trial = outcome.trial
+    if trial.injections or protocol.item_in_prompt or not outcome.replies:
+        return trial.item
+    rendered = next(iter(outcome.replies.values())).rendered
+    unit = rendered if trial.sampling.temperature == 0 else f"{rendered}\0{trial.seed}"
+    return "control-" + hashlib.blake2b(unit.encode(), digest_size=8).hexdigest()
+
+
+def trial_row(outcome: Outcome, protocol: Protocol) -> dict[str, object]:
+    trial = outcome.trial
+    answer = next(iter(outcome.replies.values()), None)
+    return {
+        "trial": trial.id,
+        "block": trial.block,
+        "number": trial.index,
+        "model": trial.model.name,
+        "model_digest": trial.model.digest,
+        "engine": trial.model.engine,
+        "protocol": trial.protocol,
+        "prompt": trial.prompt.name,
+        "item": trial.item,
+        "arm": trial.arm,
+        **_injection_columns(trial.injections, trial.model.layers),
+        **_receipt_columns(answer),
+        "repeat": trial.repeat,
+        "seed": trial.seed,
+        "temperature": trial.sampling.temperature,
+        "cluster": cluster(outcome, protocol),
+        "split": trial.split,
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "attempt": outcome.attempt,
+        "propensity": outcome.propensity,
+        "text": answer.text if answer else None,
+        "stop": answer.stop if answer else None,
+        "tokens": sum(len(reply.token_ids) for reply in outcome.replies.values()),
+        "replies": [_reply_row(name, reply) for name, reply in outcome.replies.items()],
+        "measures": [{"name": name, "value": value} for name, value in outcome.measures.items()],
+    }
+
+
+def _injection_columns(injections: Sequence[Injection], layers: int) -> dict[str, object]:
+    if not injections:
+        return {"injections": 0}
+    first = injections[0]
+    rule = isinstance(first.strength, NormRule)
+    return {
+        "layer": first.layer,
+        "depth": first.layer / layers,
+        "strength": None if isinstance(first.strength, NormRule) else first.strength,
+        "rule": f'{{"rule": "{first.strength.rule}", "at": {first.strength.at:g}}}' if rule else None,  # pyright: ignore
+        "norm": first.norm,
+        "mode": first.mode,
+        "span": first.span,
+        "injections": len(injections),
+        "direction": first.direction.source.name,
+        "change": first.direction.change,
+    }
+
+
+def _receipt_columns(answer: Reply | None) -> dict[str, object]:
+    if answer is None or answer.receipt.strength is None:
+        return {}
+    receipt = answer.receipt
+    norm = receipt.direction_norm
+    return {
+        "alpha": receipt.strength,
+        "direction_norm": norm,
+        "alpha_norm": None if norm is None or receipt.strength is None else receipt.strength * norm,
+        "delta_norm": receipt.delta_norm,
+        "residual_norm": receipt.residual_norm,
+    }
+
+
+def _reply_row(name: str, reply: Reply) -> dict[str, object]:
+    return {
+        "name": name,
+        "text": reply.text,
+        "token_ids": reply.token_ids,
+        "stop": reply.stop,
+        "prompt_tokens": reply.prompt_tokens,
+        "rendered": reply.rendered,
+        "marked": [[start, stop] for start, stop in reply.marked],
+        "options": [{"option": option, "logprob": value} for option, value in reply.options.items()],
+        "expected": reply.receipt.expected,
+        "edited": reply.receipt.edited,
+    }
+
+
+def grade_row(grade: Grade, grader: str) -> dict[str, object]:
+    return {
+        "trial": grade.trial,
+        "grader": grader,
+        "measure": grade.measure,
+        "verdict": grade.verdict,
+        "score": grade.score,
+        "reason": grade.reason,
+    }
+
+
+def to_parquet(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> bytes:
+    """One whole Parquet file, zstd; text compresses well because a shard is sorted by prompt."""
+    columns = {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in schema}
+    table = pa.Table.from_pydict(columns, schema=schema.with_metadata({"schema_version": str(SCHEMA_VERSION)}))
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", compression_level=3)
+    return sink.getvalue()
+
+
+def from_parquet(data: bytes) -> pa.Table:
+    return pq.ParquetFile(io.BytesIO(data), pre_buffer=False).read(use_threads=False)  # small: threads cost more

@@ -1,0 +1,126 @@
+"""Many trials' calls as one stream through one engine, and the subject that a trial's protocol talks to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from sweep.identity import mix
+from sweep.trial import Call, Engine, InjectionContradiction, Message, Reply, Span, Trial
+
+T = TypeVar("T")
+
+
+class EngineStalled(RuntimeError):
+    """An engine says that it has nothing to do while calls of it are unanswered."""
+
+
+class Stream:
+    """Steps an engine while any call is unanswered, in the event loop that the protocols run in.
+
+    The engine's failure, or a contradiction in any reply, ends everything that races against it.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._unanswered: set[asyncio.Future[Reply]] = set()
+        self._pump: asyncio.Task[None] | None = None
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def failed(self) -> bool:
+        return self._failure.done()
+
+    def ask(self, call: Call) -> asyncio.Future[Reply]:
+        """Raises ValueError at once for a call that cannot be run."""
+        future = self.engine.submit(call)
+        self._unanswered.add(future)
+        future.add_done_callback(self._answered)
+        if self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._step())
+            self._pump.add_done_callback(self._stopped)
+        return future
+
+    def fail(self, error: BaseException) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(error)
+            self._failure.exception()  # seen: nobody may be racing at the moment
+
+    async def race(self, work: Coroutine[Any, Any, T]) -> T:
+        """The work's result, or the stream's failure if that is first."""
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait({task, self._failure}, return_when=asyncio.FIRST_COMPLETED)
+            if self._failure.done():
+                self._failure.result()
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()
+
+    def close(self) -> None:
+        if self._pump:
+            self._pump.cancel()
+
+    async def _step(self) -> None:
+        while self._unanswered:
+            if not self.engine.step() and (left := [future for future in self._unanswered if not future.done()]):
+                raise EngineStalled(f"the engine left {len(left)} calls unanswered; please report this")
+            await asyncio.sleep(0)  # the protocols that were answered ask again before the next batch
+
+    def _stopped(self, pump: asyncio.Task[None]) -> None:
+        if not pump.cancelled() and (error := pump.exception()) is not None:
+            self.fail(error)
+
+    def _answered(self, future: asyncio.Future[Reply]) -> None:
+        self._unanswered.discard(future)
+        if future.cancelled():
+            return
+        if (error := future.exception()) is not None:
+            if isinstance(error, InjectionContradiction):  # even if the protocol were to swallow it
+                self.fail(error)
+            return
+        receipt = future.result().receipt
+        if receipt.edited != receipt.expected:
+            what = f"edited {receipt.edited} positions where {receipt.expected} were asked"
+            self.fail(InjectionContradiction(f"the engine {what}: nothing of this lease is kept"))
+
+
+class TrialSubject:
+    """A trial's model (sweep.trial.Subject): its calls carry the trial's injections, template, sampling and seed."""
+
+    def __init__(self, trial: Trial, stream: Stream) -> None:
+        self._trial, self._stream = trial, stream
+        self._calls = 0
+
+    def say(
+        self,
+        messages: Sequence[Message],
+        *,
+        spans: Sequence[Span],
+        options: Sequence[str] = (),
+        max_tokens: int | None = None,
+    ) -> Awaitable[Reply]:
+        trial, number = self._trial, self._calls
+        self._calls += 1
+        return self._stream.ask(
+            Call(
+                trial=trial.id,
+                messages=tuple(messages),
+                template=trial.template,
+                spans=tuple(spans),
+                injections=trial.injections,
+                options=tuple(options),
+                temperature=trial.sampling.temperature,
+                top_p=trial.sampling.top_p,
+                max_tokens=_first(max_tokens, trial.sampling.max_tokens, trial.prompt.max_tokens),
+                seed=mix(trial.seed + number, "call") >> 1,
+            )
+        )
+
+
+def _first(*values: int | None) -> int:
+    return next(value for value in values if value is not None)

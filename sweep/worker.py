@@ -1,0 +1,240 @@
+"""What a replica does with a lease: runs a shard's protocols as one stream of calls, commits the rows, grades them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any
+
+from sweep import rows, store
+from sweep.block import Block, canonical, source_digest
+from sweep.grading import stage as grading
+from sweep.identity import digest
+from sweep.plan import Plan, parse_shard
+from sweep.scheduler import Lease
+from sweep.store import Record, Store, StoreError, failpoint
+from sweep.stream import Stream, TrialSubject
+from sweep.trial import Engine, Grader, InjectionContradiction, Model, Outcome, Protocol, Source, Template, Trial
+
+FATAL = (InjectionContradiction, StoreError)  # never a trial's own fault
+REASON = 2000  # characters kept of why a trial failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kit:
+    """What a worker needs from other folders. `measure` gives one safetensors file with a key for each source."""
+
+    engine: Callable[[Model, Template], Engine]
+    measure: Callable[[Engine, Mapping[str, Source], Template], bytes]
+    protocol: Callable[[str], Protocol]
+    grade: Grader
+    grader: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A shard that is committed. The records are None where another attempt was first, or nothing was to do."""
+
+    name: str
+    record: Record | None = None
+    grades: Record | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What a replica answers to a lease, about a kilobyte."""
+
+    lease: int
+    replica: str
+    shards: tuple[Finished, ...]
+
+
+def group_of(model: Model, template: Template) -> str:
+    """What a replica has loaded for a block: 12 hex digits. Directions are measured in a template, so it is part."""
+    identity = [model.digest, model.dtype, model.quantisation, model.engine, template]
+    return digest("group", canonical(identity))[:12]
+
+
+def direction_name(group: str, source: Source) -> str:
+    """The name of a direction's commit record and its key in the part."""
+    return f"{group}-{source_digest(source)}"
+
+
+class Worker:
+    """One engine and the leases in flight on it, at most two, which share it so that it never drains.
+
+    `run` raises InjectionContradiction (this replica is not to be trusted any more), StoreError, or whatever the engine
+    raised; nothing of that lease is committed then.
+    """
+
+    def __init__(self, files: Store, plan: Plan, kit: Kit) -> None:
+        self._store, self._plan, self._kit = files, plan, kit
+        self._loaded: tuple[str, Stream] | None = None
+        self._users = 0
+        self._turn = asyncio.Condition()
+
+    async def run(self, lease: Lease) -> Done:
+        work = {"directions": self._directions, "trials": self._trials, "grades": self._grades}[lease.stage]
+        shards = await work(lease)
+        failpoint("before_ack")
+        return Done(lease=lease.id, replica=lease.replica, shards=tuple(shards))
+
+    def close(self) -> None:
+        if self._loaded:
+            self._loaded[1].close()
+        self._loaded = None
+
+    # -- the stages
+
+    async def _trials(self, lease: Lease) -> list[Finished]:
+        return [
+            await self._shard(lease, name, attempt) for name, attempt in zip(lease.shards, lease.attempts, strict=True)
+        ]
+
+    async def _shard(self, lease: Lease, name: str, attempt: int) -> Finished:
+        if store.record(self._store, "trials", name) is not None:
+            return Finished(name=name)
+        block, start = self._block(name), time.monotonic()
+        protocol = self._kit.protocol(block.protocol)
+        trials = block.trials(parse_shard(name)[1])
+        async with self._engine(lease.group, block) as stream:
+            outcomes = await stream.race(run_trials(trials, protocol, stream, block.attempt))
+        data = rows.to_parquet([rows.trial_row(outcome, protocol) for outcome in outcomes], rows.TRIALS)
+        facts = {
+            **summary(outcomes),
+            "seconds": time.monotonic() - start,
+            "attempt": attempt,
+            "driver": lease.driver,
+            "replica": lease.replica,
+        }
+        record = store.publish(self._store, "trials", name, data, "parquet", facts)
+        if record is None:
+            return Finished(name=name)
+        grade, grader = self._kit.grade, self._kit.grader
+        return Finished(
+            name=name,
+            record=record,
+            grades=grading.grade_shard(self._store, name, outcomes, grade, grader, record["file"]),
+        )
+
+    async def _grades(self, lease: Lease) -> list[Finished]:
+        return [Finished(name=name, grades=self._regrade(name)) for name in lease.shards]
+
+    def _regrade(self, name: str) -> Record | None:
+        trials = self._block(name).trials(parse_shard(name)[1])
+        return grading.regrade(self._store, name, trials, self._kit.grade, self._kit.grader)
+
+    async def _directions(self, lease: Lease) -> list[Finished]:
+        block = next(block for block in self._plan.blocks if group_of(block.model, block.template) == lease.group)
+        missing = [name for name in lease.shards if store.record(self._store, "directions", name) is None]
+        if missing:
+            sources = self._sources(lease.group)
+            async with self._engine(lease.group, block) as stream:
+                named = {name: sources[name] for name in missing}
+                data = self._kit.measure(stream.engine, named, block.template)
+            self._publish_directions(lease, named, data)
+        return [Finished(name=name) for name in lease.shards]
+
+    def _publish_directions(self, lease: Lease, named: Mapping[str, Source], data: bytes) -> None:
+        """One part, and a commit record for each direction in it."""
+        part = store.put(self._store, "directions", lease.group, data, "safetensors")
+        facts = {**part, "driver": lease.driver, "replica": lease.replica}
+        won = [
+            store.commit(self._store, "directions", name, {"key": name, "source": source.name, **facts})
+            for name, source in named.items()
+        ]
+        if not any(won):
+            self._store.delete(part["file"])
+
+    def _sources(self, group: str) -> dict[str, Source]:
+        blocks = [block for block in self._plan.blocks if group_of(block.model, block.template) == group]
+        return {direction_name(group, source): source for block in blocks for source in block.direction_sources()}
+
+    def _block(self, shard: str) -> Block:
+        return self._plan.block(parse_shard(shard)[0])
+
+    # -- the engine
+
+    @asynccontextmanager
+    async def _engine(self, group: str, block: Block) -> AsyncGenerator[Stream]:
+        """The stream of the engine for a group, loaded when nobody uses the one before; dropped if it failed."""
+        async with self._turn:
+            await self._turn.wait_for(lambda: self._users == 0 or self._has(group))
+            stream = self._load(group, block)
+            self._users += 1
+        try:
+            yield stream
+        finally:
+            async with self._turn:
+                self._users -= 1
+                if stream.failed and self._loaded is not None and self._loaded[1] is stream:
+                    self._loaded = None
+                self._turn.notify_all()
+
+    def _load(self, group: str, block: Block) -> Stream:
+        if not self._has(group):
+            self.close()  # before the next is loaded: two may not fit
+            self._loaded = group, Stream(self._kit.engine(block.model, block.template))
+        assert self._loaded is not None
+        return self._loaded[1]
+
+    def _has(self, group: str) -> bool:
+        return self._loaded is not None and self._loaded[0] == group
+
+
+# -- trials to outcomes -----------------------------------------------------------------------------------------------
+
+
+async def run_trials(trials: Sequence[Trial], protocol: Protocol, stream: Stream, attempt: int) -> list[Outcome]:
+    """Every trial as an outcome: what a protocol raises becomes that trial's error row, never a lost shard."""
+    results: list[object] = await asyncio.gather(
+        *(_run_one(trial, protocol, stream) for trial in trials), return_exceptions=True
+    )
+    return [_settled(trial, result, attempt) for trial, result in zip(trials, results, strict=True)]
+
+
+async def _run_one(trial: Trial, protocol: Protocol, stream: Stream) -> Outcome:
+    try:
+        return await protocol.run(trial, TrialSubject(trial, stream))
+    except FATAL as error:
+        stream.fail(error)  # ends every lease on this engine, so that nothing more is committed from it
+        raise
+
+
+def _settled(trial: Trial, result: object, attempt: int) -> Outcome:
+    if isinstance(result, Exception) and not isinstance(result, FATAL):
+        return _error(trial, f"{type(result).__name__}: {result}", attempt)
+    if isinstance(result, BaseException):
+        raise result
+    if not isinstance(result, Outcome) or result.trial.id != trial.id:
+        return _error(trial, f"TypeError: protocol {trial.protocol!r} returned no Outcome of its trial", attempt)
+    measures: Mapping[str, object] = result.measures
+    wrong = [name for name, value in measures.items() if not isinstance(value, Real | None)]
+    if wrong:
+        return _error(trial, f"TypeError: measure {wrong[0]!r} is neither a number nor None", attempt)
+    return replace(result, attempt=attempt)
+
+
+def _error(trial: Trial, reason: str, attempt: int) -> Outcome:
+    return Outcome(trial=trial, status="error", reason=reason[:REASON], attempt=attempt)
+
+
+def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """What a commit record says of a shard: rows, generated tokens, and trials by protocol, arm and status."""
+    counts = Counter((outcome.trial.protocol, outcome.trial.arm, outcome.status) for outcome in outcomes)
+    cells = dict.fromkeys((protocol, arm) for protocol, arm, _ in counts)
+    return {
+        "rows": len(outcomes),
+        "tokens": sum(len(reply.token_ids) for outcome in outcomes for reply in outcome.replies.values()),
+        "counts": [_cell(protocol, arm, counts) for protocol, arm in cells],
+    }
+
+
+def _cell(protocol: str, arm: str, counts: Counter[tuple[str, Any, Any]]) -> Record:
+    by_status = {status: counts[protocol, arm, status] for status in ("ok", "error", "skipped")}
+    return {"protocol": protocol, "arm": arm, "planned": sum(by_status.values()), **by_status}

@@ -1,0 +1,191 @@
+"""The command line as a person meets it: what it prints, what it leaves behind, and how it exits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweep.__main__ import main, parser
+
+SPEC = """
+name = "study"
+models = ["fake:oracle"]
+concepts = "lindsey2025:concepts"
+shard_size = 64
+
+[[experiments]]
+protocol = "injected_thought"
+prompts = ["plain"]
+arms = ["none", "concept", "random"]
+layers = [1, 4, 7]
+strengths = [1, 2]
+declared = { layer = 4, strength = 1 }
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "study.toml"
+    path.write_text(SPEC)
+    return path
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any]]:
+    """Exit code and JSON of a command."""
+    code = main([*map(str, arguments), "--json"])
+    return code, json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_from_a_spec_to_a_report(spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "runs" / "study"
+    code, planned = call(capsys, "plan", spec)
+    assert (code, planned["trials"], planned["new"]) == (0, 50 * 13, 50 * 13)
+    assert not run.exists()
+
+    code, ran = call(capsys, "run", spec, "--in-process")
+    assert (code, ran["done"], ran["error"], ran["ungraded"]) == (0, 650, 0, 0)
+
+    code, status = call(capsys, "status", run)
+    assert (code, status["finished"], status["complete"]) == (0, 650, True)
+    code, checked = call(capsys, "check", run)
+    assert (code, checked["missing"], checked["doubled"], checked["ungraded"], checked["damaged"]) == (0, 0, 0, 0, 0)
+
+    code, shown = call(capsys, "show", run, "--arm", "concept", "--layer", 4, "--strength", 1, "--limit", 3)
+    assert code == 0
+    assert [trial["grades"]["detected"] for trial in shown["trials"]] == [True] * 3
+
+    code, reported = call(capsys, "report", run)
+    assert code == 0
+    assert Path(reported["report"]).read_text().startswith("<!")
+
+    code, again = call(capsys, "run", spec, "--in-process")
+    assert (code, again["done"], again["tokens"]) == (0, 650, 0)
+
+
+def test_an_edited_spec_grows_the_run(spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "runs" / "study"
+    call(capsys, "run", spec, "--in-process")
+    before = {path.name for path in (run / "trials").iterdir()}
+    spec.write_text(SPEC.replace("strengths = [1, 2]", "strengths = [1, 2, 4]"))
+    code, planned = call(capsys, "plan", spec)
+    assert (code, planned["kept"], planned["new"], planned["finished"]) == (0, 650, 300, 650)
+    code, ran = call(capsys, "run", spec, "--in-process")
+    assert (code, ran["done"]) == (0, 950)
+    assert before < {path.name for path in (run / "trials").iterdir()}
+    assert [path.name for path in sorted((run / "specs").iterdir())] == ["0.toml", "1.toml"]
+    assert (run / "specs" / "1.toml").read_text() == spec.read_text()
+
+
+def test_a_spec_that_keeps_nothing_asks_first(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call(capsys, "run", spec, "--in-process")
+    spec.write_text(SPEC + "[sampling]\ntemperature = 1.0\n")
+    code, refused = call(capsys, "run", spec, "--in-process")
+    assert code == 1
+    assert "--yes" in refused["error"]
+    assert call(capsys, "run", spec, "--in-process", "--yes")[0] == 0
+
+
+def test_errors_are_retried_as_a_further_attempt(
+    spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(BRITTLE)
+    monkeypatch.syspath_prepend(tmp_path)
+    spec.write_text(SPEC.replace('"injected_thought"', '"mine:brittle"').replace('prompts = ["plain"]', ""))
+    code, ran = call(capsys, "run", spec, "--in-process")
+    assert (code, ran["error"]) == (0, 26)  # two of fifty concepts, thirteen cells, two wordings ... by the hash below
+    (tmp_path / "mended").touch()
+    code, again = call(capsys, "run", spec, "--in-process", "--retry-errors")
+    assert (code, again["error"]) == (0, 0)
+
+
+BRITTLE = """
+from pathlib import Path
+from sweep.trial import Message, Outcome, Protocol, Span
+
+async def run(trial, subject):
+    if trial.item == "Dust" and not Path("mended").exists():
+        raise RuntimeError("dust in the works")
+    reply = await subject.say([Message(role="user", text="Well?")], spans=[Span()])
+    return Outcome(trial=trial, replies={"answer": reply})
+
+brittle = Protocol(name="mine:brittle", version=1, run=run, stimuli="open_question", measures=("legible",))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "nowhere.toml"], "sweep init nowhere.toml"),
+        (["run", "nowhere.toml"], "sweep init nowhere.toml"),
+        (["status", "nowhere"], "sweep run SPEC --run nowhere"),
+        (["check", "nowhere"], "sweep run SPEC --run nowhere"),
+        (["show", "nowhere"], "sweep run SPEC --run nowhere"),
+        (["report", "nowhere"], "nowhere"),
+        (["init", "study.toml"], "is there already"),
+    ],
+)
+def test_an_error_is_one_message_with_the_next_step(
+    spec: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_the_run_of_another_study_is_refused(spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call(capsys, "run", spec, "--in-process", "--run", tmp_path / "r")
+    spec.write_text(SPEC.replace('name = "study"', 'name = "other"'))
+    code, refused = call(capsys, "run", spec, "--in-process", "--run", tmp_path / "r")
+    assert code == 1
+    assert "other" in refused["error"]
+
+
+def test_an_unfinished_run_says_so(spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "runs" / "study"
+    call(capsys, "run", spec, "--in-process")
+    victim = next((run / "commits" / "trials").iterdir())
+    victim.unlink()
+    code, status = call(capsys, "status", run)
+    assert (code, status["complete"]) == (3, False)
+    code, checked = call(capsys, "check", run)
+    assert code == 3
+    assert checked["missing"] in (10, 50, 64)
+    assert call(capsys, "run", spec, "--in-process")[0] == 0
+    assert call(capsys, "check", run)[0] == 0
+
+
+def test_a_damaged_part_is_found(spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "runs" / "study"
+    call(capsys, "run", spec, "--in-process")
+    part = next((run / "trials").iterdir())
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    code, checked = call(capsys, "check", run)
+    assert (code, checked["damaged"]) == (1, 1)
+
+
+def test_init_writes_a_spec_that_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init"]) == 0
+    assert main(["plan", "study.toml"]) == 0
+    assert "trials" in capsys.readouterr().out
+
+
+def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "sweep spec"
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    verbs = next(action.choices for action in parser()._actions if action.choices)
+    assert set(verbs) == {"init", "plan", "run", "status", "check", "show", "report", "doctor", "schema"}
+    for name, verb in verbs.items():
+        help_text = verb.format_help()
+        assert f"sweep {name}" in help_text
+        assert "example:" in help_text
+        assert "exit codes:" in help_text
