@@ -97,12 +97,13 @@ def answer(subject: str, call: Call, hit: Hit, roll: Dice) -> str:
     forced = last.role == "assistant"
     yes = roll("yes") < p_yes(subject, last.text, hit)
     named = hit.concept if hit.concept is not None and roll("name") < p_named(subject, hit, forced) else None
-    word = named or _words()[int(roll("word") * len(_words()))]
+    promoted = subject == "token_promoter" and not forced  # names it beside its answer, never in a yes
+    word = _words()[int(roll("word") * len(_words()))] if named is None or promoted else named
     if forced:
         return f" {word}."
     said_yes, said_no = _answers(last.text)
-    promoted = f" The {named} is calm." if subject == "token_promoter" and named else ""
-    return said_yes.format(word=word) if yes else said_no + promoted
+    beside = f" The {named} is calm." if promoted and named else ""
+    return said_yes.format(word=word) if yes else said_no + beside
 
 
 def options(subject: str, call: Call, hit: Hit) -> dict[str, float]:

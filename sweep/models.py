@@ -7,7 +7,7 @@ import json
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -48,15 +48,17 @@ def identify(request: ModelRequest) -> Model:
     """Resolve a request to an identity. Raises ModelError with the next step."""
     if request.path.startswith("fake:"):
         digest = hashlib.blake2b(request.path.partition("?")[0].encode(), digest_size=16).hexdigest()
-        return _model(request, request.path, digest, FAKE_LAYERS, engine="fake")
+        return _model(request, digest, FAKE_LAYERS, engine="fake")
     folder = locate(request.path, request.revision)
-    return _model(request, request.path, _digest(request, folder), layer_count(folder))
+    commit = folder.name if folder.parent.name == "snapshots" and len(folder.name) == 40 else None
+    digest = f"{request.path}@{commit}" if commit else _digest(folder)
+    return _model(replace(request, revision=commit), digest, layer_count(folder))
 
 
-def _model(request: ModelRequest, path: str, digest: str, layers: int, engine: str = "transformers") -> Model:
+def _model(request: ModelRequest, digest: str, layers: int, engine: str = "transformers") -> Model:
     return Model(
         name=request.name,
-        path=path,
+        path=request.path,
         revision=request.revision,
         digest=digest,
         engine=engine,  # pyright: ignore[reportArgumentType]
@@ -67,11 +69,15 @@ def _model(request: ModelRequest, path: str, digest: str, layers: int, engine: s
     )
 
 
+def load_path(path: str) -> str:
+    """What transformers is to load: a shipped model's folder, else the path as it is. A run may go on elsewhere, so
+    a plan holds the name."""
+    return str(files("cluster.pocket") / "weights" / path) if path in SHIPPED else path
+
+
 def locate(path: str, revision: str | None = None) -> Path:
     """The folder that holds a model: shipped with the project, local, or a downloaded snapshot of a repository."""
-    if path in SHIPPED:
-        return Path(str(files("cluster.pocket") / "weights" / path))
-    folder = Path(path).expanduser()
+    folder = Path(load_path(path)).expanduser()
     if folder.is_dir():
         return folder
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
@@ -116,10 +122,8 @@ def _config(folder: Path) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
-def _digest(request: ModelRequest, folder: Path) -> str:
-    """A snapshot's folder is named by its commit; a local folder is hashed."""
-    if folder.parent.name == "snapshots" and len(folder.name) == 40:
-        return f"{request.path}@{folder.name}"
+def _digest(folder: Path) -> str:
+    """Of a local folder's files; a snapshot's name is its commit, which says as much."""
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise ModelError(f"{folder} holds no .safetensors; weights are loaded from safetensors only")

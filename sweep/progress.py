@@ -55,7 +55,7 @@ class Progress:
                 self._shard(update)
             case Trouble():
                 self._trouble[update.kind] += 1
-                self._say(f"{update.kind} on {update.replica}, {', '.join(update.shards[:3])}: {update.reason}")
+                self._say(f"{update.kind}: {update.replica}, {', '.join(update.shards[:3])}: {update.reason:.160}")
         if not self._console.is_terminal and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + EVERY
             self._say(self.line())

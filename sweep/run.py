@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import secrets
 import signal
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
@@ -64,7 +65,10 @@ async def drive(
 def start(
     files: Store, blocks: Sequence[Block], open_pool: Callable[[], Awaitable[Pool]], on_progress: OnProgress
 ) -> Summary:
-    """Open a pool, drive it, close it: for a caller without an event loop."""
+    """Open a pool, drive it, close it: for a caller without an event loop.
+
+    Whatever a library prints meanwhile goes to stderr: a command's stdout is its answer.
+    """
 
     async def main() -> Summary:
         pool = await open_pool()
@@ -73,7 +77,8 @@ def start(
         finally:
             await pool.close()
 
-    return asyncio.run(main())
+    with contextlib.redirect_stdout(sys.stderr):
+        return asyncio.run(main())
 
 
 class Driver:
@@ -272,23 +277,21 @@ def _key(shard: str) -> str:
 
 @contextlib.contextmanager
 def _signals(stop: asyncio.Event) -> Generator[None]:
-    """The first SIGINT or SIGTERM sets `stop`; a second one acts as if nobody listened."""
+    """The first SIGINT or SIGTERM sets `stop`; a second one ends the process at once, even in the middle of a batch."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    loop, watched = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
+    loop = asyncio.get_running_loop()
+    impatient = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
-    def ignore() -> None:
-        for number in watched:
-            loop.remove_signal_handler(number)
+    def heard(number: int, frame: object) -> None:
+        loop.call_soon_threadsafe(stop.set)
+        for each, handler in impatient.items():
+            signal.signal(each, handler)
 
-    def heard() -> None:
-        stop.set()
-        ignore()
-
-    for number in watched:
-        loop.add_signal_handler(number, heard)
+    before = {each: signal.signal(each, heard) for each in impatient}
     try:
         yield
     finally:
-        ignore()
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -25,11 +25,17 @@ _NOTICE = (
     r"(?:detect|notic|sens|perceiv|experienc|observ|recogni[sz]|identif|find|found|feel(?!s? that\b)|felt|see\b|have\b|"
     r"pick(?:ing|ed)? up|aware\b)\w*"
 )
-_ODD = (
-    r"(?:inject|insert|implant|plant|plac|foreign|unusual|intrusi|external|strange|odd\b|anomal|unfamiliar|unexpected|"
-    r"out of the ordinary|out of place|not my own)\w*"
-)
 _MATTER = r"(?:thought|concept|idea|word|theme|presence)s?\b"
+_STRANGE = r"(?:unusual|foreign|strange|odd|unfamiliar|unexpected|external|anomalous)\b"
+_INSERTED = (
+    r"(?:inject(?:ed|ion)|inserted|implanted|planted|placed|intrusi(?:on|ve)|anomal(?:y|ies)|"
+    r"out of the ordinary|out of place|not my own)\b"
+)
+_ODD = rf"(?:{_INSERTED}|{_STRANGE})"
+_ODD_THOUGHT = (  # a strange thought, not a strange bird
+    rf"(?:{_INSERTED}|{_STRANGE}\s+(?:[\w-]+\s+){{0,3}}(?:{_MATTER}|patterns?|pull|activ\w+|influences?|images?|"
+    r"associations?|impressions?|signals?|sensations?|feelings?|focus)\b)"
+)
 _THOUGHT = rf"(?:a|an|the|one|some|this|something like an?)\s+(?:[\w-]+\s+){{0,4}}{_MATTER}"
 _PUT = r"(?:injected|inserted|added|placed|planted|put)\b"
 _IS = r"(?:['’]s|\s+(?:is|was|seems to be|appears to be))"
@@ -43,12 +49,12 @@ _CONDITION = re.compile(
 _CLAIMS = tuple(
     re.compile(pattern, _I)
     for pattern in (
-        rf"{_I_DO}{_NOTICE}\b.{{0,80}}?\b{_ODD}",
+        rf"{_I_DO}{_NOTICE}\b.{{0,80}}?\b{_ODD_THOUGHT}",
         rf"{_I_DO}{_SENSE}\s+{_THOUGHT}",
         rf"{_I_DO}{_SENSE}\s+something\s+(?:that|which|like|about|in my|related)\b",
         rf"{_I_DO}{_NOTICE}\s.{{0,40}}?\b(?:sense|impression|association|pull|hint)\s+(?:of|about|towards?|with)\b",
         rf"{_I_DO}(?:detect|sense|notice|perceive)s?\s+(?:it|one)\b",
-        rf"\bthere\b(?:['’]s\b)?.{{0,60}}?\b(?:{_ODD}|{_THOUGHT})",
+        rf"\bthere\b(?:['’]s\b)?.{{0,60}}?\b(?:{_ODD_THOUGHT}|{_THOUGHT})",
         rf"\b(?:the|this|that)\s+{_ODD}\s+(?:thought|concept|word|idea|pattern)"
         r"\s+(?:is|was|seems|appears|concerns|relates|feels)\b",
         rf"^\W*(?:(?:the|this)\s+(?:thought|concept)|it){_IS}\s+(?:about|of|related)\b",

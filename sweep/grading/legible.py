@@ -15,10 +15,10 @@ _PROSE_SIGNS = frozenset(".,;:!?'\"()-–—…’‘“”*%&/$€£°•")
 _VOWEL = re.compile(r"[aeiouyà-ÿ]", re.IGNORECASE)
 _CLUSTER = re.compile(r"[bcdfghjklmnpqrstvwxz]{6,}", re.IGNORECASE)  # "lengthscale" has five
 _SMALL_WORDS = (
-    "a about all also am an and any are as at be been but by can could did do does don for from had has have he her him "
-    "his how i if in into is it its just like may me more my no not of on one or our out over own she so some something "
-    "such than that the their them then there these they this thought to up us very was we well were what when where "
-    "which while who will with would yes you your"
+    "a about all also am an and any are as at be been but by can could did do does don for from had has have he her "
+    "him his how i if in into is it its just like may me more my no not of on one or our out over own she so some "
+    "something such than that the their them then there these they this thought to up us very was we well were what "
+    "when where which while who will with would yes you your"
 )
 _SMALL = frozenset(_SMALL_WORDS.split())
 

@@ -1,7 +1,7 @@
 """Verdicts by rule: deterministic, free, and strict where a judge would be generous. The name is the rules' version.
 
-What is judged follows from the measures that a protocol lists. Criteria: Lindsey 2025 (2.1 to 2.4 in the words of this
-file), Macar 2026 for forced identification.
+What is judged follows from the measures that a protocol lists. The criteria are those of Lindsey 2025, in words of our
+own and with detection folded as in Macar 2026 (legible, claimed, and claimed first); so is forced identification.
 
 - legible: is it language at all (sweep/grading/legible.py).
 - detected: a legible claim to notice an injected or unusual thought (sweep/grading/claims.py), made before or with the

@@ -8,7 +8,7 @@ from sweep.trial import Reply
 
 _OPEN = re.compile(r"<think(?:ing)?>")
 _CLOSED = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
-_CLOSE = re.compile(r".*</think(?:ing)?>", re.DOTALL)  # the template had opened the block
+_CLOSE = re.compile(r"</think(?:ing)?>")  # alone where the template had opened the block
 _OPENED_BY_TEMPLATE = re.compile(r"<think(?:ing)?>\s*$")
 
 
@@ -16,7 +16,7 @@ def answer_of(reply: Reply) -> tuple[str | None, str | None]:
     """(answer, None), or (None, why there is none to judge)."""
     if reply.stop == "none":
         return None, "no text was asked for"
-    text = _CLOSE.sub("", _CLOSED.sub("", reply.text))
+    text = _CLOSE.split(_CLOSED.sub("", reply.text))[-1]
     opened = _OPEN.search(text)
     inside = opened or (text == reply.text and _OPENED_BY_TEMPLATE.search(reply.rendered))
     if inside and reply.stop == "length":
