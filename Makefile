@@ -26,7 +26,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	  { echo "$(PYTHON) is too old; say which to use: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt $(TORCH) --editable '.[$(EXTRAS)]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint constraints.txt $(TORCH) --editable '.[$(EXTRAS)]'
 	@touch $@
 
 demo: setup  ## a real sweep on the pocket model, and its report

@@ -179,12 +179,16 @@ def _report(options: argparse.Namespace) -> Report:
     from sweep.commands import ending
 
     try:
+        from analysis.load import RunError
         from analysis.report import write_report
         from analysis.sections import Declared
     except ImportError as error:
         raise ModelError(f"{error}; pip install 'introspection-sweep[analysis]'") from error
     cell = ending.declared_cell(options.run)
-    path = write_report(options.run, Declared(layer=cell[0], strength=cell[1]) if cell else None)
+    try:
+        path = write_report(options.run, Declared(layer=cell[0], strength=cell[1]) if cell else None)
+    except RunError as error:
+        raise StoreError(str(error)) from error
     return Report(data={"report": str(path)}, lines=[f"report: {path}"])
 
 

@@ -5,6 +5,7 @@ Nothing is stored per trial: trial i is arithmetic on i and a permutation keyed 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from sweep.trial import (
     Mode,
     Model,
     Norm,
+    NormRule,
     Prompt,
     Report,
     Sampling,
@@ -144,6 +146,19 @@ class Block:
             items |= dict.fromkeys(self._wrong(item) for item in self.items)
         return [self.source(item) for item in items]
 
+    def doses(self) -> list[Injection]:
+        """Every injection whose strength is a rule, each once; where it acts does not matter to its dose."""
+        rules = [at for at, strength in enumerate(self.strengths) if isinstance(strength, NormRule)]
+        axes = [range(len(self.items)), range(len(self.arms)), range(len(self.layers)), rules, range(len(self.repeats))]
+        found = (
+            replace(injection, span="protocol")
+            for item, arm, layer, strength, repeat in itertools.product(*axes)
+            for injection in self._injections(
+                self.items[item], self.arms[arm], self.repeats[repeat], (0, item, arm, layer, strength, 0, repeat)
+            )
+        )
+        return list(dict.fromkeys(found))
+
     def trials(self, number: int) -> list[Trial]:
         """The trials of a shard, sorted by prompt so that an engine computes each shared prefix once."""
         start = number * self.shard_size
@@ -261,7 +276,7 @@ def source_digest(source: Source) -> str:
 
 
 def concept_vector(word: str, prompt: str, baseline: tuple[str, ...]) -> Contrast:
-    """"Tell me about {word}" minus the mean of the same over the baseline words (Lindsey 2025)."""
+    """ "Tell me about {word}" minus the mean of the same over the baseline words (Lindsey 2025)."""
     return Contrast(name=word, positive=(_fill(prompt, word),), negative=_negatives(prompt, baseline))
 
 

@@ -121,8 +121,9 @@ class Progress:
         total, done = self._total, self._total - self._left
         if self._stage == "trials":
             total, done = self._trials, self._done
-        bar = ProgressBar(total=max(total, 1), completed=done, width=40)
-        return Group(Text(self.line(), no_wrap=True), bar, *([self._table()] if self._status else []))
+        head = Table.grid(padding=(0, 2))
+        head.add_row(ProgressBar(total=max(total, 1), completed=done, width=30), Text(self.line(), no_wrap=True))
+        return Group(head, *([self._table()] if self._status else []))
 
     def _table(self) -> Table:
         """A line for each protocol and arm: plain rates over readable verdicts, and how many were readable."""

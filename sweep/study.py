@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -75,10 +76,18 @@ class _Resolver:
     def _stimuli(self) -> stimuli.Stimuli:
         path = self.folder / self.spec.stimuli if self.spec.stimuli else None
         try:
-            return stimuli.load(path)
+            return stimuli.load(path, own=self._own_sections())
         except (ValueError, OSError) as error:
             self.problems.append(f"stimuli: {error}")
             return stimuli.load(None)
+
+    def _own_sections(self) -> set[str]:
+        """What protocols of one's own ask for beyond the shipped sections; those that do not load are told of later."""
+        found: set[str] = set()
+        for table in self.spec.experiments:
+            with contextlib.suppress(ValueError, ImportError):
+                found.add(protocols.get(table.protocol).stimuli)
+        return found
 
     def _template(self) -> Template:
         table = self.spec.template

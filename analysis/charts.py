@@ -1,0 +1,264 @@
+"""One Altair chart at a time, from a section's tables. Every rate is drawn on 0 to 100 %, so that charts compare.
+
+One hue from light to dark, readable without colour vision and in grey; arms differ by colour, dash and shape. A cell
+without trials is an empty dashed frame, not a zero. Texts that a page colours by itself have no colour here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from analysis.sections import ARM_LABELS, ARMS, LABELS, Declared, Section
+
+Spec = dict[str, Any]  # a row of an inline data set
+RAMP = ["#f2f5f3", "#cfe3e2", "#93c4cb", "#4d9ab5", "#27699a", "#1a3a6b"]
+COLOURS = {
+    "concept": "#2a78b8",
+    "random": "#d98a00",
+    "shuffled": "#c470a0",
+    "negated": "#3fa7dd",
+    "wrong_concept": "#a2773f",
+    "none": "#7d8590",
+}
+DASHES = {"concept": [1, 0], "random": [5, 3], "shuffled": [2, 2], "negated": [8, 3], "wrong_concept": [8, 3, 2, 3]}
+SHAPES = {
+    "concept": "circle", "random": "square", "shuffled": "diamond", "negated": "triangle-up",
+    "wrong_concept": "triangle-down", "none": "cross",
+}  # fmt: skip
+PERCENT = alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1], labelFlush=False)
+GAP = alt.Scale(paddingInner=0.05, paddingOuter=0)
+KEY = alt.Legend(title=None, orient="bottom", columns=3, symbolType="square", symbolOpacity=1, symbolDash=[1, 0])
+WHOLE = alt.Scale(domain=[0, 1])
+
+
+def percent(value: float | None) -> str:
+    """A share as whole percent; a dash where it is unknown, and never 0 or 100 for what is neither."""
+    if value is None:
+        return "–"
+    if 0 < value < 0.01:
+        return "<1"
+    return ">99" if 0.99 < value < 1 else f"{value:.0%}".rstrip("%")
+
+
+def label(measure: str) -> str:
+    """A measure in words, as the beginning of a sentence."""
+    words = LABELS.get(measure, measure.replace("_", " "))
+    return words[:1].upper() + words[1:]
+
+
+def heat_map(section: Section, measure: str, arm: str) -> Spec:
+    """Layer x strength, percent in each cell; number, interval and n on hover."""
+    rows = [_shown(row) for row in _whole_grid(section, measure, arm).iter_rows(named=True)]
+    height = 26 if len(section.layers) <= 16 else 15
+    base = alt.Chart().encode(
+        x=alt.X("dose:O", title="strength", scale=GAP, axis=alt.Axis(labelAngle=0, format="~g", ticks=False)),
+        y=alt.Y("layer:O", title="layer", sort="descending", scale=GAP, axis=alt.Axis(ticks=False)),
+        tooltip=_tooltip(["layer:O", "strength:N"]),
+    )
+    filled, empty = base.transform_filter("isValid(datum.rate)"), base.transform_filter("!isValid(datum.rate)")
+    cells = filled.mark_rect(cornerRadius=2, cursor="pointer").encode(color=_ramp())
+    gaps = empty.mark_rect(fillOpacity=0, stroke="#8d949c", strokeDash=[2, 3], strokeOpacity=0.6, cornerRadius=2)
+    ink = alt.condition("datum.rate > 0.5", alt.value("#ffffff"), alt.value("#16242f"))
+    numbers = filled.mark_text(fontSize=11 if height > 20 else 9, cursor="pointer").encode(text="percent:N", color=ink)
+    declared = base.transform_filter("datum.declared")
+    frame = declared.mark_rect(fillOpacity=0, stroke="#d98a00", strokeWidth=2.5, cornerRadius=2, cursor="pointer")
+    words = f"{label(measure)}, {ARM_LABELS.get(arm, arm)}: percent by layer and strength"
+    return _layered([gaps, cells, frame, numbers], rows, height * len(section.layers), words)
+
+
+def _layered(layers: Sequence[alt.Chart], rows: Sequence[Spec], height: int, words: str) -> Spec:
+    """Layers over one inline data set, put in last because Altair copies and checks data at every step."""
+    drawn = [_bare(layer.to_dict(validate=False)) for layer in layers]
+    head = {"$schema": alt.SCHEMA_URL, "description": words, "height": height}
+    return {**head, "data": {"values": list(rows)}, "layer": drawn}
+
+
+def _bare(layer: Spec) -> Spec:
+    """A layer without what only a whole document has."""
+    return {name: layer[name] for name in ("mark", "encoding", "transform") if name in layer}
+
+
+def _ramp() -> alt.Color:
+    scale = alt.Scale(domain=[0, 1], range=RAMP, interpolate="lab")
+    bar = alt.Legend(title=None, orient="bottom", format=".0%", gradientThickness=8, values=[0, 0.5, 1])
+    return alt.Color("rate:Q", scale=scale, legend=bar)
+
+
+def _whole_grid(section: Section, measure: str, arm: str) -> pl.DataFrame:
+    """A row for each layer and strength of the section, also where this arm has no trial."""
+    layers = pl.DataFrame({"layer": section.layers}, schema={"layer": pl.Int32})
+    grid = layers.join(pl.DataFrame({"dose": section.doses}, schema={"dose": pl.Float64}), how="cross")
+    declared = section.declared or Declared(layer=-1, strength=0)
+    here = (pl.col("layer") == declared.layer) & (pl.col("dose") == declared.strength)
+    table = section.table(measure, arm)
+    return grid.join(table, on=["layer", "dose"], how="left").with_columns(arm=pl.lit(arm), declared=here)
+
+
+def arms_chart(section: Section, measure: str) -> Spec:
+    """Point and interval an arm, at the declared cell; without one only the uninjected arm has a single rate."""
+    rows = [_shown(row) for row in _at_declared(section, measure).iter_rows(named=True)]
+    names = [ARM_LABELS[arm] for arm in _present(rows)]
+    axis = alt.Axis(labelLimit=150, grid=False, ticks=False, labelPadding=10)
+    base = alt.Chart().encode(
+        y=alt.Y("label:N", sort=names, title=None, axis=axis),
+        color=_arm_colour(rows, legend=None),
+        tooltip=_tooltip(["label:N"]),
+    )
+    bars = base.mark_rule(strokeWidth=2.5).encode(x=alt.X("low:Q", scale=WHOLE, axis=PERCENT, title=None), x2="high:Q")
+    dots = base.mark_point(filled=True, size=90, opacity=1, cursor="pointer").encode(
+        x=alt.X("rate:Q", scale=WHOLE), shape=_arm_shape(rows)
+    )
+    text = base.mark_text(dy=-11, fontSize=11).encode(x=alt.X("rate:Q", scale=WHOLE), text="percent:N")
+    return _layered([bars, dots, text], rows, 36 * len(rows), f"{label(measure)} by arm")
+
+
+def _at_declared(section: Section, measure: str) -> pl.DataFrame:
+    cell, table = section.declared, section.table(measure)
+    here = (pl.col("layer") == cell.layer) & (pl.col("dose") == cell.strength) if cell else pl.lit(value=False)
+    return table.filter(here | (pl.col("arm") == "none"))
+
+
+def dose_chart(section: Section, measure: str, layer: int) -> Spec:
+    """Rate against strength at one layer: concept solid with its interval, controls dashed, no injection as a band."""
+    table = section.table(measure).filter((pl.col("layer") == layer) | (pl.col("arm") == "none"))
+    rows = [_shown(row) for row in table.iter_rows(named=True)]
+    y = alt.Y("rate:Q", scale=WHOLE, axis=PERCENT, title=None)
+    band = _arm("concept").mark_area(opacity=0.16)
+    bars = _controls().mark_rule(opacity=0.45)
+    layers = [
+        *_floor("rate:Q", WHOLE),
+        *(each.encode(y=alt.Y("low:Q", scale=WHOLE), y2="high:Q") for each in (band, bars)),
+        _injected().mark_line(strokeWidth=2).encode(y=y, strokeDash=_arm_dash(rows)),
+        _dots().encode(y=y, shape=_arm_shape(rows), tooltip=_tooltip(["label:N", "layer:O", "strength:N"])),
+    ]
+    x, colour = _dose_axis(section), _arm_colour(rows)
+    drawn = [*layers[:2], *(each.encode(x=x, color=colour) for each in layers[2:])]
+    return _layered(drawn, rows, 150, f"{label(measure)} against strength at layer {layer}")
+
+
+def _arm(name: str) -> alt.Chart:
+    return alt.Chart().transform_filter(f"datum.arm == '{name}'")
+
+
+def _injected() -> alt.Chart:
+    return alt.Chart().transform_filter("datum.arm != 'none'")
+
+
+def _controls() -> alt.Chart:
+    return alt.Chart().transform_filter("datum.arm != 'none' && datum.arm != 'concept'")
+
+
+def _dots() -> alt.Chart:
+    return _injected().mark_point(filled=True, size=46, opacity=1, cursor="pointer")
+
+
+def _floor(value: str, scale: alt.Scale) -> list[alt.Chart]:
+    """The value without injection and its interval, across the whole width."""
+    area = _arm("none").mark_rect(color=COLOURS["none"], opacity=0.18)
+    line = _arm("none").mark_rule(color=COLOURS["none"], strokeWidth=1.5)
+    return [area.encode(y=alt.Y("low:Q", scale=scale), y2="high:Q"), line.encode(y=alt.Y(value, scale=scale))]
+
+
+def _dose_axis(section: Section) -> alt.X:
+    """Logarithmic where strengths span a factor of six or more, as grids of 1, 2, 4, 8 do."""
+    doses = section.doses
+    wide = min(doses) > 0 and max(doses) / min(doses) >= 6
+    scale = alt.Scale(type="log", base=2, nice=False) if wide else alt.Scale(nice=False, zero=False, padding=8)
+    axis = alt.Axis(values=doses, format="~g", grid=False, labelFlush=False)
+    return alt.X("dose:Q", title="strength", scale=scale, axis=axis)
+
+
+def odds_chart(section: Section, layer: int) -> Spec:
+    """Mean log-odds of yes against strength at one layer, in nats."""
+    table = section.odds.filter((pl.col("layer") == layer) | (pl.col("arm") == "none"))
+    rows = [_odds_row(row) for row in table.iter_rows(named=True)]
+    scale = alt.Scale(domain=_odds_domain(section), nice=True, zero=False, clamp=True)
+    y = alt.Y("mean:Q", scale=scale, title=None)
+    layers = [
+        *_floor("mean:Q", scale),
+        _injected().mark_rule(opacity=0.45).encode(y=alt.Y("low:Q", scale=scale, title=None), y2="high:Q"),
+        _injected().mark_line(strokeWidth=2).encode(y=y, strokeDash=_arm_dash(rows)),
+        _dots().encode(y=y, shape=_arm_shape(rows), tooltip=["label:N", "shown:N", "n:Q", "trials:Q"]),
+    ]
+    x, colour = _dose_axis(section), _arm_colour(rows)
+    drawn = [*layers[:2], *(each.encode(x=x, color=colour) for each in layers[2:])]
+    return _layered(drawn, rows, 150, f"Log-odds of yes against strength at layer {layer}")
+
+
+def _odds_domain(section: Section) -> list[float]:
+    """The range of the means with a tenth on both sides; an interval that leaves it is cut off at the frame."""
+    means = section.odds["mean"].to_list()
+    margin = max(0.1 * (max(means) - min(means)), 0.1)
+    return [min(means) - margin, max(means) + margin]
+
+
+def _odds_row(row: Mapping[str, Any]) -> Spec:
+    interval = f" [{row['low']:+.1f}, {row['high']:+.1f}]" if row["low"] is not None else ""
+    return {**row, "label": ARM_LABELS.get(row["arm"], row["arm"]), "shown": f"{row['mean']:+.1f} nats{interval}"}
+
+
+def spread_chart(section: Section, measure: str) -> Spec:
+    """Sorted dots with intervals, one a concept."""
+    table = section.items.filter(pl.col("measure") == measure).sort(["rate", "item"], descending=[True, False])
+    rows = [_shown(row) for row in table.iter_rows(named=True)]
+    many = len(rows) > 80
+    axis = None if many else alt.Axis(grid=False, ticks=False, labelLimit=140, labelPadding=10)
+    y = alt.Y("item:N", sort=None, title=None, axis=axis)
+    base = alt.Chart().encode(y=y, tooltip=_tooltip(["item:N"]), color=alt.value(COLOURS["concept"]))
+    bars = base.mark_rule(strokeWidth=1.5, opacity=0.4).encode(
+        x=alt.X("low:Q", scale=WHOLE, axis=PERCENT, title=None), x2="high:Q"
+    )
+    dots = base.mark_point(filled=True, size=55, opacity=1).encode(x=alt.X("rate:Q", scale=WHOLE))
+    return _layered([bars, dots], rows, (5 if many else 17) * len(rows), f"{label(measure)} by concept")
+
+
+# -- shared encodings and words ---------------------------------------------------------------------------------------
+
+
+def _shown(row: Mapping[str, Any]) -> Spec:
+    """A row with the words of its tooltip."""
+    known = row["rate"] is not None
+    return {
+        **{name: row.get(name) for name in ("cell", "arm", "item", "layer", "dose", "rate", "low", "high", "declared")},
+        "label": ARM_LABELS.get(row.get("arm") or "", row.get("arm")),
+        "strength": None if row.get("dose") is None else f"{row['dose']:g}",
+        "percent": percent(row["rate"]),
+        "interval": f"{percent(row['low'])} to {percent(row['high'])} %" if known else "no trial that was graded",
+        "size": f"{row['n']} ({row['trials']} trials)" if row["n"] is not None else "0",
+        "coverage": "–" if row["coverage"] is None else f"{percent(row['coverage'])} %",
+    }
+
+
+def _tooltip(first: Sequence[str]) -> list[alt.Tooltip]:
+    names = {"label:N": "injected", "item:N": "concept"}
+    return [
+        *(alt.Tooltip(field, title=names.get(field, field.partition(":")[0])) for field in first),
+        alt.Tooltip("percent:N", title="rate, %"), alt.Tooltip("interval:N", title="95 % interval"),
+        alt.Tooltip("size:N", title="n"), alt.Tooltip("coverage:N", title="graded"),
+    ]  # fmt: skip
+
+
+def _present(rows: Sequence[Spec]) -> list[str]:
+    return [arm for arm in ARMS if any(row["arm"] == arm for row in rows)]
+
+
+def _arm_colour(rows: Sequence[Spec], legend: alt.Legend | None = KEY) -> alt.Color:
+    arms = _present(rows)
+    scale = alt.Scale(domain=[ARM_LABELS[arm] for arm in arms], range=[COLOURS[arm] for arm in arms])
+    return alt.Color("label:N", scale=scale, legend=legend)
+
+
+def _arm_shape(rows: Sequence[Spec]) -> alt.Shape:
+    arms = _present(rows)
+    scale = alt.Scale(domain=[ARM_LABELS[arm] for arm in arms], range=[SHAPES[arm] for arm in arms])
+    return alt.Shape("label:N", scale=scale, legend=None)
+
+
+def _arm_dash(rows: Sequence[Spec]) -> alt.StrokeDash:
+    arms = [arm for arm in _present(rows) if arm in DASHES]
+    scale = alt.Scale(domain=[ARM_LABELS[arm] for arm in arms], range=[DASHES[arm] for arm in arms])
+    return alt.StrokeDash("label:N", scale=scale, legend=None)

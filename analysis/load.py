@@ -1,0 +1,154 @@
+"""From a run's commit records to one tidy frame: trials beside their verdicts.
+
+A part without a commit record does not exist, and of several attempts at a trial the newest counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from sweep.plan import load as load_plan
+from sweep.rows import SCHEMA_VERSION
+from sweep.store import Store, records
+
+VERDICT = "verdict_"  # prefix of a measure's column, so that no measure can hide a coordinate
+BOTH = "detected_and_identified"
+HEAVY = ("replies", "text", "measures")  # columns that no rate needs
+
+
+class RunError(ValueError):
+    """A folder that cannot be analysed. The message ends with what to do next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run's committed rows, lazily.
+
+    `trials` has one row a trial (its newest attempt) with the columns of `sweep.rows.TRIALS`, `shard`, `dose` (the
+    strength as asked, or the strength that a rule refers to) and `unit` (what makes a repeat within a concept a new
+    draw: the seed, or at temperature 0 the rendered prompt). `verdicts` adds one boolean column a measure, "verdict_"
+    and its name, null where the grader could not tell or has not graded. `planned` counts trials by (model, protocol);
+    it is empty where the run has no plan.
+    """
+
+    path: Path
+    trials: pl.LazyFrame
+    grades: pl.LazyFrame
+    measures: tuple[str, ...]
+    planned: Mapping[tuple[str, str], int]
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def verdicts(self) -> pl.LazyFrame:
+        wide = self.grades.group_by("trial", "shard").agg(
+            pl.col("verdict").filter(pl.col("measure") == name).first().alias(VERDICT + name) for name in self.measures
+        )
+        return _both(self.trials.drop(*HEAVY).join(wide, on=["trial", "shard"], how="left"), self.measures)
+
+    @property
+    def ok(self) -> pl.LazyFrame:
+        """The trials that rates are over."""
+        return self.verdicts.filter(pl.col("status") == "ok")
+
+
+def open_run(path: Path | str, grader: str = "rules") -> Run:
+    """A run's trials and one grader's verdicts.
+
+    Raises RunError for a folder that is not a run, nothing committed yet, or a part of a newer schema.
+    """
+    store = Store(Path(path))
+    if not store.root.is_dir():
+        raise RunError(f"{path}: no such folder; give the run directory that `sweep run` printed")
+    parts = _parts(store, "trials")
+    if not parts:
+        raise RunError(_empty(store))
+    trials = _scan(store, parts)
+    graded = _parts(store, f"grades/{grader}")
+    grades = _scan(store, graded) if graded else _no_grades()
+    measures = grades.select(pl.col("measure").unique()).collect()["measure"].sort().to_list()
+    planned = _planned(store)
+    return Run(
+        path=store.root, trials=_newest(_with_dose(trials)), grades=grades, measures=tuple(measures), planned=planned
+    )
+
+
+def with_measure(measures: Sequence[str]) -> tuple[str, ...]:
+    """The measures and what follows from them: detected and identified at once, where both were graded."""
+    return (*measures, BOTH) if {"detected", "identified"} <= set(measures) else tuple(measures)
+
+
+def _empty(store: Store) -> str:
+    kinds = ("specs", "plan", "commits", "run.json")
+    if any((store.root / kind).exists() for kind in kinds):
+        return f"{store.root}: nothing is committed yet; let `sweep run` finish a shard and try again"
+    return (
+        f"{store.root} is not a run directory (no specs, plan or commits in it); give the one that `sweep run` printed"
+    )
+
+
+def _parts(store: Store, stage: str) -> dict[str, str]:
+    """Shard to file. A record that names halves instead of a file has no rows of its own."""
+    return {shard: record["file"] for shard, record in records(store, stage).items() if "file" in record}
+
+
+def _scan(store: Store, parts: Mapping[str, str]) -> pl.LazyFrame:
+    files = {str(store.root / file): shard for shard, file in parts.items()}
+    for file in files:
+        _check_version(file)
+    shards = pl.LazyFrame({"_file": list(files), "shard": list(files.values())})
+    rows = pl.scan_parquet(list(files), include_file_paths="_file", glob=False, hive_partitioning=False)
+    return rows.join(shards, on="_file", how="left").drop("_file")
+
+
+def _check_version(file: str) -> None:
+    if not Path(file).is_file():
+        raise RunError(f"{file} is committed but missing; restore it from a copy, or see `sweep check`")
+    version = int((pq.read_schema(file).metadata or {}).get(b"schema_version", b"0"))
+    if version > SCHEMA_VERSION:
+        raise RunError(
+            f"{file} has schema version {version}, this version reads up to {SCHEMA_VERSION}; "
+            "update with `pip install --upgrade introspection-sweep`"
+        )
+
+
+def _no_grades() -> pl.LazyFrame:
+    columns = {"trial": pl.String, "grader": pl.String, "measure": pl.String, "verdict": pl.Boolean}
+    return pl.LazyFrame(schema={**columns, "score": pl.Float64, "reason": pl.String, "shard": pl.String})
+
+
+def _with_dose(trials: pl.LazyFrame) -> pl.LazyFrame:
+    asked = pl.col("rule").str.json_path_match("$.at").cast(pl.Float64)
+    rendered = pl.col("replies").list.first().struct.field("rendered").hash()
+    greedy = pl.col("temperature") == 0
+    return trials.with_columns(
+        dose=pl.coalesce("strength", asked), unit=pl.when(greedy).then(rendered).otherwise(pl.col("seed"))
+    )
+
+
+def _newest(trials: pl.LazyFrame) -> pl.LazyFrame:
+    newest = trials.select("trial", "attempt", "shard").sort("attempt", "shard")
+    return trials.join(newest.unique("trial", keep="last"), on=["trial", "attempt", "shard"], how="semi")
+
+
+def _both(frame: pl.LazyFrame, measures: Sequence[str]) -> pl.LazyFrame:
+    """Three-valued and: false if either is false, unknown if neither is false and one is unknown."""
+    if not {"detected", "identified"} <= set(measures):
+        return frame
+    return frame.with_columns((pl.col(f"{VERDICT}detected") & pl.col(f"{VERDICT}identified")).alias(VERDICT + BOTH))
+
+
+def _planned(store: Store) -> dict[tuple[str, str], int]:
+    counts: dict[tuple[str, str], int] = {}
+    for block in load_plan(store).blocks if store.list("plan") else ():
+        if block.indices is None:  # a retry asks for no further trial
+            key = (block.model.name, block.protocol)
+            counts[key] = counts.get(key, 0) + block.size
+    return counts

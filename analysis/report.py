@@ -1,0 +1,154 @@
+"""One HTML file that opens without a network, and the same figures as files for a paper.
+
+The page holds aggregates and a few transcripts a cell, so its size follows the grid and not the number of trials. What
+a model wrote is hostile until shown otherwise: it reaches the page as JSON, is put there as text only, and the content
+security policy allows the page's own three scripts by their hashes, no request, and no evaluation of strings.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import polars as pl
+import vl_convert
+from markupsafe import Markup
+
+from analysis import words
+from analysis.charts import COLOURS, DASHES, LABELS, RAMP
+from analysis.figures import Figure, figures, page, save
+from analysis.load import Run, open_run
+from analysis.rates import COLUMNS
+from analysis.sections import ARM_LABELS, Declared, Section, cell_numbers, sections
+from analysis.transcripts import transcripts
+
+QUESTION = "Does the model notice what happens inside itself, and can it say what?"
+
+
+def write_report(
+    run_path: Path | str, declared: Declared | Mapping[str, Declared] | None = None, *, files: bool = True
+) -> Path:
+    """RUN/report/report.html, and with `files` RUN/report/figures/*; returns the path of the page.
+
+    `declared` is the cell that was named before the run, one for all protocols or by protocol. Raises RunError where
+    there is nothing to read (see `open_run`).
+    """
+    run = open_run(run_path)
+    found = sections(run, _by_protocol(run, declared))
+    drawn = {section.slug: figures(section) for section in found}
+    folder = run.path / "report"
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    if files:
+        for section in found:
+            _save(section, drawn[section.slug], folder / "figures")
+    target = folder / "report.html"
+    temporary = target.with_suffix(".html.tmp")
+    temporary.write_text(render(run, found, drawn), encoding="utf-8")
+    temporary.replace(target)
+    return target
+
+
+def _by_protocol(run: Run, declared: Declared | Mapping[str, Declared] | None) -> Mapping[str, Declared]:
+    if not isinstance(declared, Declared):
+        return declared or {}
+    names = run.trials.select(pl.col("protocol").unique()).collect()["protocol"]
+    return dict.fromkeys(names, declared)
+
+
+def _save(section: Section, drawn: Sequence[Figure], folder: Path) -> None:
+    section.cells.write_csv(folder / f"{section.slug}-cells.csv")
+    section.items.write_csv(folder / f"{section.slug}-concepts.csv")
+    for figure in drawn:
+        save(figure, folder, section.slug)
+
+
+def render(run: Run, found: Sequence[Section], drawn: Mapping[str, Sequence[Figure]]) -> str:
+    """The page as one string."""
+    scripts = {"bundle": _bundle(), "script": _text("report.js")}
+    panels = {
+        f"{section.slug}/{figure.name}/{number}": page(panel)
+        for section in found
+        for figure in drawn[section.slug]
+        for number, panel in enumerate(figure.panels)
+    }
+    data = {"panels": panels, "cells": _cells(found), "labels": LABELS, **transcripts(run, cell_numbers(run))}
+    return _template().render(
+        name=run.name, question=QUESTION, sections=[_view(each, found, drawn[each.slug]) for each in found],
+        models=sorted({section.model for section in found}), ramp=", ".join(RAMP), css=Markup(_text("report.css")),
+        data=Markup(_json(data)), hashes=" ".join(_hash(text) for text in scripts.values()),
+        **{name: Markup(text) for name, text in scripts.items()},
+    )  # fmt: skip
+
+
+def _view(section: Section, found: Sequence[Section], drawn: Sequence[Figure]) -> dict[str, Any]:
+    """What the template prints of a section."""
+    return {
+        "slug": section.slug, "model": section.model, "title": words.title(section.protocol),
+        "question": words.QUESTIONS.get(section.protocol, ""), "setting": words.setting(section),
+        "headline": words.headline(section), "tiles": words.tiles(section), "limits": words.limits(section, found),
+        "counts": words.counts(section), "rows": words.arm_rows(section), "declared": section.declared,
+        "figures": drawn, "arms": [_key(arm) for arm in section.arms],
+    }  # fmt: skip
+
+
+def _key(arm: str) -> dict[str, str]:
+    dash = " ".join(map(str, DASHES.get(arm, [1, 0])))
+    return {"label": ARM_LABELS.get(arm, arm), "colour": COLOURS.get(arm, "#777777"), "dash": dash}
+
+
+def _cells(found: Sequence[Section]) -> dict[int, dict[str, Any]]:
+    """What the page says about a cell: where it is, its trials, and its rates."""
+    cells: dict[int, dict[str, Any]] = {}
+    for section in found:
+        for (number,), rows in section.cells.sort("cell").group_by("cell", maintain_order=True):
+            first = rows.row(0, named=True)
+            rates = rows.filter(pl.col("measure").is_in(section.measures)).select("measure", *COLUMNS).to_dicts()
+            place = {"section": section.slug, "title": _cell_title(first), "trials": first["trials"]}
+            cells.setdefault(int(str(number)), {**place, "rates": rates})
+    return cells
+
+
+def _cell_title(row: Mapping[str, Any]) -> str:
+    arm = ARM_LABELS.get(row["arm"], str(row["arm"]))
+    return arm if row["layer"] is None else f"{arm}, layer {row['layer']}, strength {row['dose']:g}"
+
+
+def _json(data: object) -> str:
+    """JSON that cannot end the script element that holds it, whatever a model wrote. ValueError for NaN."""
+    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
+
+
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _text(name: str) -> str:
+    return (resources.files("analysis") / name).read_text(encoding="utf-8")
+
+
+@cache
+def _bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script without imports, from the package that also draws the files."""
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    if "</script" in bundle.lower() or "<!--" in bundle:
+        raise RuntimeError("the Vega bundle cannot stand in a page as it is; use another version of vl-convert-python")
+    return bundle
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.from_string(_text("report.html.jinja"))

@@ -1,0 +1,290 @@
+"""The report in a browser that reaches no network, its figures as files, and what it says where data are missing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import altair as alt
+import polars as pl
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+
+from analysis.figures import chosen_layers, figures
+from analysis.load import open_run
+from analysis.report import render, write_report
+from analysis.sections import Declared, sections
+from analysis.transcripts import segments
+from tests.synthetic_run import HOSTILE, Grid, write_run
+
+GRID = Grid(layers=(4, 6, 8, 10), strengths=(1.0, 2.0, 4.0, 8.0), concepts=Grid().concepts[:6], hostile=True)
+CELL = Declared(layer=6, strength=4.0)
+INSTALL = ("apt-get", "install", "-y", "chromium", "chromium-driver")
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "hostile", GRID)
+
+
+@pytest.fixture(scope="module")
+def report(path: Path) -> Path:
+    return write_report(path, CELL)
+
+
+@pytest.fixture(scope="module")
+def text(report: Path) -> str:
+    return report.read_text(encoding="utf-8")
+
+
+def small(tmp_path: Path, **changes: object) -> tuple[Path, str]:
+    settings = {"layers": (4,), "strengths": (2.0,), "protocols": ("injected_thought",), "concepts": GRID.concepts[:3]}
+    run = write_run(tmp_path / "run", Grid(**(settings | changes)))  # pyright: ignore[reportArgumentType]
+    page = write_report(run, files=False)
+    return page, page.read_text(encoding="utf-8")
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_figures_are_drawn_and_hold_no_nan(report: Path) -> None:
+    folder = report.parent / "figures"
+    names = {file.name.split(".")[0] for file in folder.glob("*.svg")}
+    assert {
+        "synthetic-8b-injected-thought-maps",
+        "synthetic-8b-injected-thought-dose-response-detected",
+        "synthetic-8b-yes-bias-maps",
+        "synthetic-8b-forced-identification-maps",
+    } <= names
+    for name in names:
+        svg = (folder / f"{name}.svg").read_text()
+        assert "<svg" in svg
+        assert not re.search(r"NaN|undefined|Infinity", svg), name
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "Infinity" not in (folder / f"{name}.vl.json").read_text()
+        with (folder / f"{name}.csv").open() as file:
+            assert len(list(csv.reader(file))) > 1
+
+
+def test_every_panel_is_valid_vega_lite_on_one_scale(path: Path) -> None:
+    section = sections(open_run(path), {"injected_thought": CELL})[0]
+    for figure in figures(section):
+        for panel in figure.panels:
+            alt.LayerChart.from_dict(panel.chart)  # checks against the schema
+            channels = [channel for layer in panel.chart["layer"] for channel in layer["encoding"].values()]
+            rates = [each for each in channels if isinstance(each, dict) and each.get("field") in ("rate", "low")]
+            assert figure.name == "log-odds" or {str(each["scale"]["domain"]) for each in rates} == {"[0, 1]"}
+
+
+def test_a_cell_without_trials_is_empty_and_not_zero(path: Path) -> None:
+    section = sections(open_run(path), {})[0]
+    sparse = section.cells.filter(
+        ~((section.cells["layer"] == 4) & (section.cells["arm"] == "concept")).fill_null(False)
+    )
+    thin = replace(section, cells=sparse)
+    values = figures(thin)[0].panels[0].chart["data"]["values"]
+    gaps = [row for row in values if row["layer"] == 4]
+    assert len(gaps) == 4
+    assert {(row["rate"], row["percent"]) for row in gaps} == {(None, "–")}
+
+
+def test_layers_are_chosen_by_place_with_the_declared_one(path: Path) -> None:
+    cells = sections(open_run(path), {})[0].cells
+    layers = pl.DataFrame({"layer": range(31)}, schema={"layer": pl.Int32})
+    deep = replace(sections(open_run(path), {})[0], cells=layers.join(cells.head(1).drop("layer"), how="cross"))
+    assert chosen_layers(deep) == [0, 6, 12, 18, 24, 30]
+    assert chosen_layers(replace(deep, declared=Declared(layer=17, strength=4.0))) == [0, 6, 12, 17, 24, 30]
+
+
+def test_size_follows_the_grid_and_not_the_trials(tmp_path: Path) -> None:
+    few, _ = small(tmp_path / "few", repeats=8)
+    many, _ = small(tmp_path / "many", repeats=40)
+    assert many.stat().st_size < few.stat().st_size * 1.01
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_headline_has_rate_interval_and_n(text: str) -> None:
+    assert re.search(r"declared cell, layer 6 and strength 4, the model said that it detected something in \d+ %", text)
+    assert re.search(r"\(\d+–\d+ %; n\xa0=\xa06 concepts, 12 trials\)", text)
+    assert re.search(r"With nothing injected it .* \(0–\d+ %; n\xa0=\xa040 independent draws, 40 trials\)", text)
+    assert "signific" not in text.split('<script type="application/json"')[0].lower()
+
+
+def test_hostile_text_is_data(text: str) -> None:
+    assert HOSTILE[:20] not in text
+    assert text.count("<script") == text.count("</script>") == 3
+    assert "\\u003cimg src=x" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"arms": ("concept",)}, "there is no false positive rate"),
+        ({"arms": ("none", "concept")}, "No random, shuffled or negated control"),
+        ({"concepts": ("oceans",)}, "One concept: it says nothing about other concepts"),
+        ({"graded": False}, "Nothing was graded"),
+        ({}, "No cell was declared"),
+        ({"arms": ("none",)}, "There is no rate at a declared cell"),
+        ({"protocols": ("injected_thought",)}, "No yes-bias control for this model"),
+        ({"models": ("a/one", "b<two>")}, "b&lt;two&gt;"),
+    ],
+)
+def test_what_cannot_be_said_is_said(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+    _, text = small(tmp_path, **changes)
+    assert said in text
+    assert "NaN" not in text.split('id="data"')[1].split("</script>")[0]
+
+
+def test_a_declared_cell_that_was_not_run_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", Grid(layers=(4,), strengths=(2.0,), protocols=("injected_thought",)))
+    text = write_report(run, {"injected_thought": Declared(layer=99, strength=2.0)}, files=False).read_text()
+    assert "The declared cell, layer 99 and strength 2, has no trial that ended ok here." in text
+
+
+def test_a_run_without_a_good_trial_says_so(path: Path) -> None:
+    run = open_run(path)
+    nothing = replace(run, trials=run.trials.filter(status="error"))
+    assert sections(nothing, {}) == []
+    assert "No trial of this run ended ok" in render(nothing, [], {})
+
+
+def test_marked_ranges_cut_the_prompt_by_characters() -> None:
+    assert segments("a😀bcd", [[1, 3]]) == (("a", False), ("😀b", True), ("cd", False))
+    assert segments("abc", [[1, None]]) == (("a", False), ("bc", True))
+    assert segments("abc", []) == (("abc", False),)
+    assert segments("", [[0, None]]) == ()
+
+
+# -- in a browser -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        if os.environ.get("CI") != "true":
+            pytest.skip(f"needs a browser: {' '.join(INSTALL)}")
+        subprocess.run(("apt-get", "update"), check=True)
+        subprocess.run(INSTALL, check=True)
+    with tempfile.TemporaryDirectory() as profile:
+        options = webdriver.ChromeOptions()
+        options.binary_location = str(shutil.which("chromium"))
+        for flag in (*FLAGS, f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        driver = webdriver.Chrome(options=options, service=Service(str(shutil.which("chromedriver"))))
+        yield driver
+        driver.quit()
+
+
+def opened(browser: webdriver.Chrome, page: Path, width: int) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get(page.as_uri())
+    deadline = time.monotonic() + 120
+    while browser.execute_script("return document.documentElement.dataset.ready") != "yes":
+        assert time.monotonic() < deadline, browser.get_log("browser")
+        time.sleep(0.1)
+
+
+def requests(browser: webdriver.Chrome) -> list[str]:
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
+    return [url for url in sent if not url.startswith(("file:", "data:", "chrome:"))]
+
+
+def test_the_page_draws_itself_without_network_or_errors(browser: webdriver.Chrome, report: Path) -> None:
+    opened(browser, report, 1280)
+    panels = browser.find_elements(By.CSS_SELECTOR, ".panel")
+    drawn = browser.find_elements(By.CSS_SELECTOR, '.panel[data-drawn="done"] svg')
+    assert len(drawn) == len(panels) > 10
+    assert not re.search(r"NaN|undefined", browser.execute_script("return document.body.innerText"))
+    assert requests(browser) == []
+    assert browser.get_log("browser") == []
+    assert browser.title == "hostile · introspection sweep"
+    assert browser.execute_script("return window.owned") is None
+
+
+def click_cell(browser: webdriver.Chrome, figure: str) -> None:
+    """A real click on the number in the first cell of the first map of a figure."""
+    script = """
+      const panel = document.querySelector(`[data-panel="${arguments[0]}"]`);
+      panel.closest("details")?.setAttribute("open", "");
+      const cell = panel.querySelector(".mark-text text");
+      cell.scrollIntoView({block: "center", behavior: "instant"});
+      const box = cell.getBoundingClientRect();
+      return [box.x + box.width / 2, box.y + box.height / 2];"""
+    x, y = browser.execute_script(script, figure)
+    for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+        event = {"type": kind, "x": x, "y": y, "button": "none" if kind == "mouseMoved" else "left", "clickCount": 1}
+        browser.execute_cdp_cmd("Input.dispatchMouseEvent", event)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(
+    ("figure", "title"),
+    [("maps/0", "concept, layer 4, strength 1"), ("controls-detected/0", "random direction, layer 4, strength 1")],
+)
+def test_a_click_on_a_cell_shows_its_transcripts(
+    browser: webdriver.Chrome, report: Path, width: int, figure: str, title: str
+) -> None:
+    opened(browser, report, width)
+    click_cell(browser, f"synthetic-8b-injected-thought/{figure}")
+    assert browser.execute_script("return document.getElementById('reader').open")
+    assert browser.find_element(By.ID, "reader-title").text == title
+    answers = [node.text for node in browser.find_elements(By.CSS_SELECTOR, "#reader blockquote")]
+    assert len(answers) == 6
+    assert any(answer.startswith(("Yes", "No", HOSTILE[:9])) for answer in answers)
+    assert browser.find_elements(By.CSS_SELECTOR, "#reader script, #reader img") == []
+    chips = {node.text[2:] for node in browser.find_elements(By.CSS_SELECTOR, "#reader .chip")}
+    assert chips == {"legible", "detected", "identified", "claim before the word"}
+    assert browser.execute_script("return document.querySelector('#reader pre mark').textContent").startswith("\nTrial")
+
+
+def test_hostile_answers_are_shown_as_text(browser: webdriver.Chrome, report: Path) -> None:
+    opened(browser, report, 1280)
+    script = """
+      const data = JSON.parse(document.getElementById("data").textContent);
+      const hit = Object.entries(data.samples).find(([, all]) => all.some((each) => each.answer.includes("<script>")));
+      show(hit[0]);
+      return document.querySelector("#reader .body").textContent;"""
+    assert HOSTILE.strip() in browser.execute_script(script)
+    assert browser.title == "hostile · introspection sweep"
+
+
+def test_the_page_fits_a_phone(browser: webdriver.Chrome, report: Path) -> None:
+    opened(browser, report, 390)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    small_print = """
+      return [...document.querySelectorAll("main p, main li, main dd, .panel text")]
+        .filter((node) => node.textContent.trim() && parseFloat(getComputedStyle(node).fontSize) < 11).length"""
+    assert browser.execute_script(small_print) == 0
+
+
+def test_every_cell_can_be_read_without_a_mouse(browser: webdriver.Chrome, report: Path) -> None:
+    opened(browser, report, 1280)
+    script = """
+      const details = document.querySelector("details.cells");
+      details.open = true;
+      return new Promise((done) => setTimeout(() => done(details.querySelectorAll("button").length), 200));"""
+    cells = browser.execute_script(script)
+    assert cells == 1 + 5 * 16
+    browser.execute_script("document.querySelector('details.cells button').click()")
+    assert browser.execute_script("return document.getElementById('reader').open")
