@@ -52,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps({"error": str(error)}))
         print(f"error: {error}", file=sys.stderr)
         return ERROR
+    except KeyboardInterrupt:
+        print("stopped at once; run the same command again to go on from here", file=sys.stderr)
+        return RESUMABLE
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
@@ -160,19 +163,20 @@ def _run(options: argparse.Namespace) -> Report:
     for remark in (*found.warnings, *prepared.remarks):
         print(f"note: {remark}", file=sys.stderr)
     with Progress() as progress:
-        summary = run.start(files, prepared.blocks, _pool(options, files), progress)
+        pool = _pool(options, files, found.spec.grader)
+        summary = run.start(files, prepared.blocks, pool, progress, found.grader.stage)
     return ending.run_report(folder, options.spec, summary)
 
 
-def _pool(options: argparse.Namespace, files: Store) -> OpenPool:
+def _pool(options: argparse.Namespace, files: Store, grader: str) -> OpenPool:
     """Replicas in Ray, or one in this process."""
     if options.in_process:
         from cluster.kit import open_in_process
 
-        return lambda: open_in_process(files)
+        return lambda: open_in_process(files, grader)
     from cluster.replica import open_ray
 
-    return lambda: open_ray(files, replicas=options.replicas, address=options.address)
+    return lambda: open_ray(files, grader=grader, replicas=options.replicas, address=options.address)
 
 
 def _report(options: argparse.Namespace) -> Report:
@@ -184,9 +188,10 @@ def _report(options: argparse.Namespace) -> Report:
         from analysis.sections import Declared
     except ImportError as error:
         raise ModelError(f"{error}; pip install 'introspection-sweep[analysis]'") from error
-    cell = ending.declared_cell(options.run)
+    cells = ending.declared_cells(options.run)
+    declared = {name: Declared(layer=layer, strength=strength) for name, (layer, strength) in cells.items()}
     try:
-        path = write_report(options.run, Declared(layer=cell[0], strength=cell[1]) if cell else None)
+        path = write_report(options.run, declared)
     except RunError as error:
         raise StoreError(str(error)) from error
     return Report(data={"report": str(path)}, lines=[f"report: {path}"])

@@ -18,16 +18,16 @@ from typing import Any
 from sweep import events, store
 from sweep.block import Block
 from sweep.events import EventLog
-from sweep.grading.stage import STAGE as GRADES
 from sweep.plan import in_order, parse_shard
 from sweep.pool import Pool, ReplicaLost
 from sweep.scheduler import Budgets, Lease, RunFailed, Scheduler, Shard, Stage
 from sweep.store import Record, Store, StoreError
 from sweep.trial import InjectionContradiction
 from sweep.updates import Kind, Landed, OnProgress, Started, Summary, Trouble
-from sweep.worker import Done, Finished, direction_name, group_of
+from sweep.worker import Done, Finished, direction_name, dose_name, group_of
 
 TICK = 1.0  # seconds at most between two looks at the events to be written
+DOSES_PER_LEASE = 4096  # a number each
 DIRECTIONS_PER_LEASE = 64  # their file is held in memory: at 80 layers of 8192, 170 MB
 CONTRADICTIONS = 2  # replicas: one may be a broken machine, two are a broken program
 CANCEL = 5.0  # seconds that abandoned leases have to end
@@ -43,6 +43,7 @@ async def drive(
     pool: Pool,
     on_progress: OnProgress,
     *,
+    grades: str = "grades/rules",
     budgets: Budgets | None = None,
 ) -> Summary:
     """Run the asked blocks to their end. The pool stays open.
@@ -50,7 +51,7 @@ async def drive(
     SIGINT and SIGTERM stop it in good order (a second one at once). Raises StoreError where the run's directory cannot
     be used any more; a budget spent, or two replicas that contradict themselves, end in Summary.failed.
     """
-    driver = Driver(files, pool, on_progress, budgets or Budgets())
+    driver = Driver(files, pool, on_progress, grades, budgets or Budgets())
     failed, stopped = None, False
     with _signals(driver.stop):
         try:
@@ -63,7 +64,11 @@ async def drive(
 
 
 def start(
-    files: Store, blocks: Sequence[Block], open_pool: Callable[[], Awaitable[Pool]], on_progress: OnProgress
+    files: Store,
+    blocks: Sequence[Block],
+    open_pool: Callable[[], Awaitable[Pool]],
+    on_progress: OnProgress,
+    grades: str = "grades/rules",
 ) -> Summary:
     """Open a pool, drive it, close it: for a caller without an event loop.
 
@@ -73,7 +78,7 @@ def start(
     async def main() -> Summary:
         pool = await open_pool()
         try:
-            return await drive(files, blocks, pool, on_progress)
+            return await drive(files, blocks, pool, on_progress, grades=grades)
         finally:
             await pool.close()
 
@@ -84,10 +89,11 @@ def start(
 class Driver:
     """One process's share in a run."""
 
-    def __init__(self, files: Store, pool: Pool, on_progress: OnProgress, budgets: Budgets) -> None:
+    def __init__(self, files: Store, pool: Pool, on_progress: OnProgress, grades: str, budgets: Budgets) -> None:
         self.name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}"
         self.stop = asyncio.Event()
         self._store, self._pool, self._tell, self._budgets = files, pool, on_progress, budgets
+        self._grades = grades  # the stage of the grader that this driver was asked for
         self._log = EventLog(files, self.name)
         self._begin = time.monotonic()
         self._next_lease = 0
@@ -95,13 +101,13 @@ class Driver:
         self._losses = self._failures = 0
 
     async def all_stages(self, blocks: Sequence[Block]) -> None:
-        """Each stage is what is asked minus what is committed. Doses will come between directions and trials."""
-        directions = list(_directions(blocks))
-        await self._stage("directions", directions, "directions", per_lease=DIRECTIONS_PER_LEASE)
+        """Each stage is what is asked minus what is committed."""
+        await self._stage("directions", list(_directions(blocks)), "directions", per_lease=DIRECTIONS_PER_LEASE)
+        await self._stage("doses", list(_doses(blocks)), "doses", per_lease=DOSES_PER_LEASE)
         group = {block.key: group_of(block.model, block.template) for block in blocks}
         shards = [Shard(name=name, group=group[parse_shard(name)[0]]) for name in in_order(blocks)]
         await self._stage("trials", shards, "trials", trials=sum(block.size for block in blocks))
-        await self._stage("grades", [Shard(name=shard.name, group="") for shard in shards], GRADES)
+        await self._stage("grades", [Shard(name=shard.name, group="") for shard in shards], self._grades)
 
     async def _stage(
         self, stage: Stage, shards: Sequence[Shard], commits: str, *, per_lease: int = 1, trials: int = 0
@@ -127,7 +133,7 @@ class Driver:
         if stage == "trials":
             names = {shard.name for shard in shards}
             records = _of(store.records(self._store, "trials"), names)
-            grades = _of(store.records(self._store, GRADES), names)
+            grades = _of(store.records(self._store, self._grades), names)
         self._tell(Started(stage=stage, left=left, total=len(shards), trials=trials, records=records, grades=grades))
 
     async def _run(self, scheduler: Scheduler) -> None:
@@ -177,7 +183,9 @@ class Driver:
         if scheduler.done(shard.name):
             if lease.stage == "trials" and shard.record is None:
                 record = store.record(self._store, "trials", shard.name)
-                shard = Finished(name=shard.name, record=record, grades=store.record(self._store, GRADES, shard.name))
+                shard = Finished(
+                    name=shard.name, record=record, grades=store.record(self._store, self._grades, shard.name)
+                )
             self._tell(Landed(stage=lease.stage, shard=shard, replica=lease.replica))
 
     def _lost(self, scheduler: Scheduler, lease: Lease, reason: str) -> None:
@@ -204,7 +212,7 @@ class Driver:
     def _fail(self, scheduler: Scheduler, lease: Lease, kind: Kind, reason: str) -> None:
         """Count it, unless the shard was committed before whatever went wrong did."""
         for name in lease.shards:
-            if store.record(self._store, _commits(lease.stage), name) is not None:
+            if store.record(self._store, self._grades if lease.stage == "grades" else lease.stage, name) is not None:
                 self._landed(scheduler, lease, Finished(name=name))
         self._failures += kind == "error"
         self._log.note(kind, lease, reason)
@@ -231,15 +239,17 @@ class Driver:
             self._log.flush(force=True)
 
     def summary(self, blocks: Sequence[Block], failed: str | None, stopped: bool) -> Summary:
-        keys = {block.key for block in blocks}
-        records = {name: record for name, record in store.records(self._store, "trials").items() if _key(name) in keys}
-        graded = store.committed(self._store, GRADES)
+        attempts = {block.key: block.attempt for block in blocks}
+        records = {name: r for name, r in store.records(self._store, "trials").items() if _key(name) in attempts}
+        graded = store.committed(self._store, self._grades)
         cells = [cell for record in records.values() for cell in record["counts"]]
+        # every row of a further attempt stands for one that was an error
+        superseded = sum(record["rows"] for name, record in records.items() if attempts[_key(name)])
         return Summary(
             driver=self.name,
-            planned=sum(block.size for block in blocks),
+            planned=sum(block.size for block in blocks if not block.attempt),
             ok=sum(cell["ok"] for cell in cells),
-            error=sum(cell["error"] for cell in cells),
+            error=sum(cell["error"] for cell in cells) - superseded,
             skipped=sum(cell["skipped"] for cell in cells),
             ungraded=len(records.keys() - graded),
             tokens=sum(record["tokens"] for record in records.values() if record["driver"] == self.name),
@@ -253,18 +263,23 @@ class Driver:
 
 def _directions(blocks: Iterable[Block]) -> Iterator[Shard]:
     """Every direction that the blocks inject, once for each model and template."""
-    seen: set[str] = set()
+    for group, same in _groups(blocks).items():
+        names = dict.fromkeys(direction_name(group, source) for block in same for source in block.direction_sources())
+        yield from (Shard(name=name, group=group) for name in names)
+
+
+def _doses(blocks: Iterable[Block]) -> Iterator[Shard]:
+    """Every strength of those blocks that is a rule, once for each model and template."""
+    for group, same in _groups(blocks).items():
+        names = dict.fromkeys(dose_name(group, injection) for block in same for injection in block.doses())
+        yield from (Shard(name=name, group=group) for name in names)
+
+
+def _groups(blocks: Iterable[Block]) -> dict[str, list[Block]]:
+    found: dict[str, list[Block]] = {}
     for block in blocks:
-        group = group_of(block.model, block.template)
-        for source in block.direction_sources():
-            name = direction_name(group, source)
-            if name not in seen:
-                seen.add(name)
-                yield Shard(name=name, group=group)
-
-
-def _commits(stage: Stage) -> str:
-    return GRADES if stage == "grades" else stage
+        found.setdefault(group_of(block.model, block.template), []).append(block)
+    return found
 
 
 def _of(records: dict[str, Record], names: set[str]) -> tuple[Record, ...]:

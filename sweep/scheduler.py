@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Stage = Literal["directions", "trials", "grades"]
+Stage = Literal["directions", "doses", "trials", "grades"]
 Charge = Literal["errors", "losses"]
 
 

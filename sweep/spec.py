@@ -150,6 +150,7 @@ class Spec(_Table):
     template: TemplateTable = TemplateTable()
     directions: dict[Name, DirectionTable] = {}
     experiments: list[ExperimentTable] = Field(min_length=1)
+    grader: str = Field(default="rules", description='rules, or one\'s own as "module:function"')
     shard_size: int = Field(default=256, ge=1, le=100_000, description="trials that are committed together")
 
 

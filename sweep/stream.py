@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from sweep.identity import mix
-from sweep.trial import Call, Engine, InjectionContradiction, Message, Reply, Span, Trial
+from sweep.trial import Call, Engine, Injection, InjectionContradiction, Message, Reply, Span, Trial
 
 T = TypeVar("T")
 
@@ -90,10 +90,11 @@ class Stream:
 
 
 class TrialSubject:
-    """A trial's model (sweep.trial.Subject): its calls carry the trial's injections, template, sampling and seed."""
+    """A trial's model (sweep.trial.Subject): its calls carry the trial's template, sampling and seed, and its
+    injections with every strength as a number."""
 
-    def __init__(self, trial: Trial, stream: Stream) -> None:
-        self._trial, self._stream = trial, stream
+    def __init__(self, trial: Trial, injections: tuple[Injection, ...], stream: Stream) -> None:
+        self._trial, self._injections, self._stream = trial, injections, stream
         self._calls = 0
 
     def say(
@@ -112,7 +113,7 @@ class TrialSubject:
                 messages=tuple(messages),
                 template=trial.template,
                 spans=tuple(spans),
-                injections=trial.injections,
+                injections=self._injections,
                 options=tuple(options),
                 temperature=trial.sampling.temperature,
                 top_p=trial.sampling.top_p,

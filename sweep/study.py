@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sweep import protocols, stimuli, words
+from sweep import grading, protocols, stimuli, words
 from sweep.block import Block
+from sweep.grading import NamedGrader
 from sweep.models import ModelError, ModelRequest, identify
 from sweep.spec import (
     DirectionTable,
@@ -32,6 +33,7 @@ class Study:
     spec: Spec
     blocks: tuple[Block, ...]
     models: tuple[Model, ...]
+    grader: NamedGrader
     warnings: tuple[str, ...]
 
 
@@ -64,6 +66,7 @@ class _Resolver:
         self.template = self._template()
         self.baseline = self._words(self.spec.baseline, "baseline")
         self.sources = {name: self._source(name, table) for name, table in self.spec.directions.items()}
+        self.grader = self._grader()
         models = [self._model(i, table) for i, table in enumerate(self.spec.models)]
         self._unique([table.name for table in self.spec.models], "models")
         found = [model for model in models if model]
@@ -71,7 +74,7 @@ class _Resolver:
         if self.problems:
             raise SpecError(list(dict.fromkeys(self.problems)), self.source)
         warnings = tuple(dict.fromkeys(self.warnings))
-        return Study(spec=self.spec, blocks=tuple(blocks), models=tuple(found), warnings=warnings)
+        return Study(spec=self.spec, blocks=tuple(blocks), models=tuple(found), grader=self.grader, warnings=warnings)
 
     def _stimuli(self) -> stimuli.Stimuli:
         path = self.folder / self.spec.stimuli if self.spec.stimuli else None
@@ -88,6 +91,13 @@ class _Resolver:
             with contextlib.suppress(ValueError, ImportError):
                 found.add(protocols.get(table.protocol).stimuli)
         return found
+
+    def _grader(self) -> NamedGrader:
+        try:
+            return grading.get(self.spec.grader)
+        except ValueError as error:
+            self.problems.append(f"grader: {error}")
+            return grading.get("rules")
 
     def _template(self) -> Template:
         table = self.spec.template
@@ -251,8 +261,8 @@ class _Resolver:
             self.problems.append(f"{where}.arms: wrong_concept needs at least two concepts")
         if set(table.arms) - {"none"} and not self.baseline and not self.spec.directions:
             self.problems.append("baseline: needed for concept vectors")
-        if "none" not in table.arms:
-            self.warnings.append(f"{where}: no arm 'none', so there is no false positive rate to compare with")
+        if not any("none" in other.arms for other in self.spec.experiments if other.protocol == table.protocol):
+            self.warnings.append(f"{where}: {table.protocol} has no arm 'none', so nothing to compare its rates with")
         if len(items) < 25:
             self.warnings.append(f"{where}: {len(items)} concepts; intervals over concepts want 25 or more")
         if (

@@ -140,6 +140,14 @@ Strength = float | NormRule
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dose:
+    """What a strength came to: alpha, or None and why there is none. A trial without its dose is skipped."""
+
+    alpha: float | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Injection:
     """h <- h + alpha v at the output of decoder block `layer` (0-based), at the span's positions.
 
@@ -314,6 +322,7 @@ class Engine(typing.Protocol):
         ...
 
 
+Doses = Callable[[Injection], Dose]  # a number is its own dose; raises KeyError for a rule that was never resolved
 Directions = Callable[[Direction], np.ndarray]  # float32 [layers, hidden]; raises KeyError if it was never extracted
 
 

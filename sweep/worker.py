@@ -13,13 +13,25 @@ from typing import Any
 
 from sweep import rows, store
 from sweep.block import Block, canonical, source_digest
+from sweep.grading import NamedGrader
 from sweep.grading import stage as grading
 from sweep.identity import digest
 from sweep.plan import Plan, parse_shard
 from sweep.scheduler import Lease
 from sweep.store import Record, Store, StoreError, failpoint
 from sweep.stream import Stream, TrialSubject
-from sweep.trial import Engine, Grader, InjectionContradiction, Model, Outcome, Protocol, Source, Template, Trial
+from sweep.trial import (
+    Doses,
+    Engine,
+    Injection,
+    InjectionContradiction,
+    Model,
+    Outcome,
+    Protocol,
+    Source,
+    Template,
+    Trial,
+)
 
 FATAL = (InjectionContradiction, StoreError)  # never a trial's own fault
 REASON = 2000  # characters kept of why a trial failed
@@ -27,13 +39,15 @@ REASON = 2000  # characters kept of why a trial failed
 
 @dataclass(frozen=True, kw_only=True)
 class Kit:
-    """What a worker needs from other folders. `measure` gives one safetensors file with a key for each source."""
+    """What a worker needs from other folders. `measure` gives one safetensors file with a key for each source, `resolve`
+    one Parquet file with a row for each dose; `doses` reads what is committed of those."""
 
     engine: Callable[[Model, Template], Engine]
     measure: Callable[[Engine, Mapping[str, Source], Template], bytes]
+    resolve: Callable[[Engine, Mapping[str, Injection], Model, Template], bytes]
+    doses: Callable[[Model, Template], Doses]
     protocol: Callable[[str], Protocol]
-    grade: Grader
-    grader: str
+    grader: NamedGrader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +79,11 @@ def direction_name(group: str, source: Source) -> str:
     return f"{group}-{source_digest(source)}"
 
 
+def dose_name(group: str, injection: Injection) -> str:
+    """The same for a dose; where an injection acts does not change how strong it is."""
+    return f"{group}-{digest('dose', canonical(replace(injection, span='protocol')))}"
+
+
 class Worker:
     """One engine and the leases in flight on it, at most two, which share it so that it never drains.
 
@@ -79,8 +98,13 @@ class Worker:
         self._turn = asyncio.Condition()
 
     async def run(self, lease: Lease) -> Done:
-        work = {"directions": self._directions, "trials": self._trials, "grades": self._grades}[lease.stage]
-        shards = await work(lease)
+        work = {
+            "directions": self._directions,
+            "doses": self._doses,
+            "trials": self._trials,
+            "grades": self._grades,
+        }
+        shards = await work[lease.stage](lease)
         failpoint("before_ack")
         return Done(lease=lease.id, replica=lease.replica, shards=tuple(shards))
 
@@ -103,7 +127,8 @@ class Worker:
         protocol = self._kit.protocol(block.protocol)
         trials = block.trials(parse_shard(name)[1])
         async with self._engine(lease.group, block) as stream:
-            outcomes = await stream.race(run_trials(trials, protocol, stream, block.attempt))
+            doses = self._kit.doses(block.model, block.template)
+            outcomes = await stream.race(run_trials(trials, protocol, stream, doses, block.attempt))
         data = rows.to_parquet([rows.trial_row(outcome, protocol) for outcome in outcomes], rows.TRIALS)
         facts = {
             **summary(outcomes),
@@ -115,45 +140,52 @@ class Worker:
         record = store.publish(self._store, "trials", name, data, "parquet", facts)
         if record is None:
             return Finished(name=name)
-        grade, grader = self._kit.grade, self._kit.grader
-        return Finished(
-            name=name,
-            record=record,
-            grades=grading.grade_shard(self._store, name, outcomes, grade, grader, record["file"]),
-        )
+        grades = grading.grade_shard(self._store, name, outcomes, self._kit.grader, record["file"])
+        return Finished(name=name, record=record, grades=grades)
 
     async def _grades(self, lease: Lease) -> list[Finished]:
         return [Finished(name=name, grades=self._regrade(name)) for name in lease.shards]
 
     def _regrade(self, name: str) -> Record | None:
         trials = self._block(name).trials(parse_shard(name)[1])
-        return grading.regrade(self._store, name, trials, self._kit.grade, self._kit.grader)
+        return grading.regrade(self._store, name, trials, self._kit.grader)
 
     async def _directions(self, lease: Lease) -> list[Finished]:
-        block = next(block for block in self._plan.blocks if group_of(block.model, block.template) == lease.group)
-        missing = [name for name in lease.shards if store.record(self._store, "directions", name) is None]
+        blocks = self._group(lease.group)
+        sources = {direction_name(lease.group, source): source for b in blocks for source in b.direction_sources()}
+
+        def make(engine: Engine, names: Sequence[str]) -> bytes:
+            return self._kit.measure(engine, {name: sources[name] for name in names}, blocks[0].template)
+
+        return await self._artefacts(lease, make, "safetensors")
+
+    async def _doses(self, lease: Lease) -> list[Finished]:
+        blocks = self._group(lease.group)
+        doses = {dose_name(lease.group, injection): injection for b in blocks for injection in b.doses()}
+
+        def make(engine: Engine, names: Sequence[str]) -> bytes:
+            asked = {name: doses[name] for name in names}
+            return self._kit.resolve(engine, asked, blocks[0].model, blocks[0].template)
+
+        return await self._artefacts(lease, make, "parquet")
+
+    async def _artefacts(
+        self, lease: Lease, make: Callable[[Engine, Sequence[str]], bytes], suffix: str
+    ) -> list[Finished]:
+        """What one replica makes and the others load: one part, and a commit record for each thing in it."""
+        missing = [name for name in lease.shards if store.record(self._store, lease.stage, name) is None]
         if missing:
-            sources = self._sources(lease.group)
-            async with self._engine(lease.group, block) as stream:
-                named = {name: sources[name] for name in missing}
-                data = self._kit.measure(stream.engine, named, block.template)
-            self._publish_directions(lease, named, data)
+            async with self._engine(lease.group, self._group(lease.group)[0]) as stream:
+                data = make(stream.engine, missing)
+            part = store.put(self._store, lease.stage, lease.group, data, suffix)
+            facts = {**part, "driver": lease.driver, "replica": lease.replica}
+            won = [store.commit(self._store, lease.stage, name, {"key": name, **facts}) for name in missing]
+            if not any(won):
+                self._store.delete(part["file"])
         return [Finished(name=name) for name in lease.shards]
 
-    def _publish_directions(self, lease: Lease, named: Mapping[str, Source], data: bytes) -> None:
-        """One part, and a commit record for each direction in it."""
-        part = store.put(self._store, "directions", lease.group, data, "safetensors")
-        facts = {**part, "driver": lease.driver, "replica": lease.replica}
-        won = [
-            store.commit(self._store, "directions", name, {"key": name, "source": source.name, **facts})
-            for name, source in named.items()
-        ]
-        if not any(won):
-            self._store.delete(part["file"])
-
-    def _sources(self, group: str) -> dict[str, Source]:
-        blocks = [block for block in self._plan.blocks if group_of(block.model, block.template) == group]
-        return {direction_name(group, source): source for block in blocks for source in block.direction_sources()}
+    def _group(self, group: str) -> list[Block]:
+        return [block for block in self._plan.blocks if group_of(block.model, block.template) == group]
 
     def _block(self, shard: str) -> Block:
         return self._plan.block(parse_shard(shard)[0])
@@ -190,17 +222,25 @@ class Worker:
 # -- trials to outcomes -----------------------------------------------------------------------------------------------
 
 
-async def run_trials(trials: Sequence[Trial], protocol: Protocol, stream: Stream, attempt: int) -> list[Outcome]:
+async def run_trials(
+    trials: Sequence[Trial], protocol: Protocol, stream: Stream, doses: Doses, attempt: int
+) -> list[Outcome]:
     """Every trial as an outcome: what a protocol raises becomes that trial's error row, never a lost shard."""
     results: list[object] = await asyncio.gather(
-        *(_run_one(trial, protocol, stream) for trial in trials), return_exceptions=True
+        *(_run_one(trial, protocol, stream, doses) for trial in trials), return_exceptions=True
     )
     return [_settled(trial, result, attempt) for trial, result in zip(trials, results, strict=True)]
 
 
-async def _run_one(trial: Trial, protocol: Protocol, stream: Stream) -> Outcome:
+async def _run_one(trial: Trial, protocol: Protocol, stream: Stream, doses: Doses) -> Outcome:
+    found = [doses(injection) for injection in trial.injections]
+    lacking = next((dose.reason for dose in found if dose.alpha is None), None)
+    if lacking is not None:
+        return Outcome(trial=trial, status="skipped", reason=lacking)
+    alphas = [dose.alpha for dose in found if dose.alpha is not None]
+    dosed = (replace(injection, strength=a) for injection, a in zip(trial.injections, alphas, strict=True))
     try:
-        return await protocol.run(trial, TrialSubject(trial, stream))
+        return await protocol.run(trial, TrialSubject(trial, tuple(dosed), stream))
     except FATAL as error:
         stream.fail(error)  # ends every lease on this engine, so that nothing more is committed from it
         raise

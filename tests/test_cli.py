@@ -96,10 +96,13 @@ def test_errors_are_retried_as_a_further_attempt(
     monkeypatch.syspath_prepend(tmp_path)
     spec.write_text(SPEC.replace('"injected_thought"', '"mine:brittle"').replace('prompts = ["plain"]', ""))
     code, ran = call(capsys, "run", spec, "--in-process")
-    assert (code, ran["error"]) == (0, 26)  # two of fifty concepts, thirteen cells, two wordings ... by the hash below
+    assert (code, ran["error"]) == (0, 26)  # one of fifty concepts, thirteen cells, two wordings
     (tmp_path / "mended").touch()
     code, again = call(capsys, "run", spec, "--in-process", "--retry-errors")
-    assert (code, again["error"]) == (0, 0)
+    assert (code, again["error"], again["done"]) == (0, 0, 1300)
+    code, status = call(capsys, "status", tmp_path / "runs" / "study")
+    assert (code, status["errors"], status["finished"]) == (0, 0, 1300)
+    assert call(capsys, "check", tmp_path / "runs" / "study")[0] == 0
 
 
 BRITTLE = """

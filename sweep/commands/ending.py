@@ -28,15 +28,15 @@ def run_report(run: Path, spec: Path, summary: Summary) -> Report:
     return Report(data=facts, lines=[head, pace, tail], code=summary.exit_code)
 
 
-def declared_cell(run: Path) -> tuple[int, float] | None:
-    """The cell that the run's newest spec declares before the data; None if it declares none."""
+def declared_cells(run: Path) -> dict[str, tuple[int, float]]:
+    """Of each protocol, the cell that the run's newest spec declares before the data."""
     store = existing(run)
-    specs = store.list("specs")
-    if not specs:
-        return None
-    spec = decode(store.read(max(specs, key=lambda name: int(Path(name).stem))).decode(), spec_of(store))
-    cells = [experiment.declared for experiment in spec.experiments if experiment.declared]
-    return (cells[0].layer, cells[0].strength) if cells else None
+    if not store.list("specs"):
+        return {}
+    spec = decode(Path(spec_of(store)).read_text(), spec_of(store))
+    return {
+        found.protocol: (found.declared.layer, found.declared.strength) for found in spec.experiments if found.declared
+    }
 
 
 def doctor_report(findings: Sequence[Finding]) -> Report:

@@ -20,9 +20,11 @@ def status(run: Path) -> Report:
     planned, committed = plan.load(store), records(store, "trials")
     graded = records(store, "grades/rules")
     rows = [_block_status(block, committed, graded) for block in planned.blocks]
-    done = sum(row["finished"] for row in rows)
-    total = sum(row["trials"] for row in rows)
+    done = sum(row["finished"] for row in rows if not row["attempt"])
+    total = sum(row["trials"] for row in rows if not row["attempt"])
+    # every row of a further attempt stands for one that was an error
     errors = sum(cell["error"] for record in committed.values() for cell in record["counts"])
+    errors -= sum(row["finished"] for row in rows if row["attempt"])
     data = {"run": str(run), "trials": total, "finished": done, "errors": errors, "blocks": rows}
     complete = all(row["finished"] == row["graded"] == row["trials"] for row in rows)
     lines = [f"{run}: {done:,} of {total:,} trials finished, {errors:,} of them errors"]

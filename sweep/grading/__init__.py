@@ -1,1 +1,35 @@
 """From an outcome to verdicts."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any, cast
+
+from sweep.grading import rules
+from sweep.trial import Grader
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedGrader:
+    """A grader, the name and version that stand in every grade, and where in a run its grades lie."""
+
+    name: str
+    stage: str
+    grade: Grader
+
+
+def get(setting: str) -> NamedGrader:
+    """The shipped rules, or one's own as "module:function". ValueError says what is wrong and what to do."""
+    if setting == "rules":
+        return NamedGrader(name=rules.NAME, stage="grades/rules", grade=rules.grade)
+    module, colon, function = setting.partition(":")
+    if not colon:
+        raise ValueError(f"no grader {setting!r}; shipped: rules. One's own: 'module:function'")
+    try:
+        found: Any = getattr(importlib.import_module(module), function, None)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"no module {error.name!r}; put the folder that holds it on PYTHONPATH") from error
+    if not callable(found):
+        raise ValueError(f"module {module!r} has no function {function!r}")
+    return NamedGrader(name=setting, stage=f"grades/{module}.{function}", grade=cast(Grader, found))

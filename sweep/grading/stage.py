@@ -7,20 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sweep import rows, store
+from sweep.grading import NamedGrader
 from sweep.store import Record, Store
-from sweep.trial import Grade, Grader, Outcome, Receipt, Reply, Trial
-
-STAGE = "grades/rules"
+from sweep.trial import Grade, Outcome, Receipt, Reply, Trial
 
 
 def grade_shard(
-    files: Store, shard: str, outcomes: Sequence[Outcome], grader: Grader, name: str, trials_file: str
+    files: Store, shard: str, outcomes: Sequence[Outcome], grader: NamedGrader, trials_file: str
 ) -> Record | None:
     """Grade and publish; the record if it is ours, None if the shard was graded by someone else meanwhile."""
-    graded = [(outcome.trial, grade) for outcome in outcomes for grade in grader(outcome)]
-    data = rows.to_parquet([rows.grade_row(grade, name) for _, grade in graded], rows.GRADES)
-    record = {"grader": name, "trials": trials_file, "rows": len(graded), "verdicts": verdicts(graded)}
-    return store.publish(files, STAGE, shard, data, "parquet", record)
+    graded = [(outcome.trial, grade) for outcome in outcomes for grade in grader.grade(outcome)]
+    data = rows.to_parquet([rows.grade_row(grade, grader.name) for _, grade in graded], rows.GRADES)
+    record = {"grader": grader.name, "trials": trials_file, "rows": len(graded), "verdicts": verdicts(graded)}
+    return store.publish(files, grader.stage, shard, data, "parquet", record)
 
 
 def verdicts(graded: Iterable[tuple[Trial, Grade]]) -> list[Record]:
@@ -40,7 +39,7 @@ def verdicts(graded: Iterable[tuple[Trial, Grade]]) -> list[Record]:
     ]
 
 
-def regrade(files: Store, shard: str, trials: Sequence[Trial], grader: Grader, name: str) -> Record | None:
+def regrade(files: Store, shard: str, trials: Sequence[Trial], grader: NamedGrader) -> Record | None:
     """Grade a committed shard from its Parquet part."""
     record = store.record(files, "trials", shard)
     if record is None:
@@ -48,7 +47,7 @@ def regrade(files: Store, shard: str, trials: Sequence[Trial], grader: Grader, n
     table = rows.from_parquet(store.read_part(files, record)).to_pylist()
     by_id = {trial.id: trial for trial in trials}
     outcomes = [outcome_from_row(row, by_id[row["trial"]]) for row in table]
-    return grade_shard(files, shard, outcomes, grader, name, record["file"])
+    return grade_shard(files, shard, outcomes, grader, record["file"])
 
 
 def outcome_from_row(row: Mapping[str, Any], trial: Trial) -> Outcome:
