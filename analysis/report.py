@@ -33,14 +33,19 @@ QUESTION = "Does the model notice what happens inside itself, and can it say wha
 
 
 def write_report(
-    run_path: Path | str, declared: Declared | Mapping[str, Declared] | None = None, *, files: bool = True
+    run_path: Path | str,
+    declared: Declared | Mapping[str, Declared] | None = None,
+    *,
+    grader: str = "rules",
+    files: bool = True,
 ) -> Path:
     """RUN/report/report.html, and with `files` RUN/report/figures/*; returns the path of the page.
 
-    `declared` is the cell that was named before the run, one for all protocols or by protocol. Raises RunError where
+    `declared` is the cell that was named before the run, one for all protocols or by protocol; `grader` the folder
+    under grades/ whose verdicts are shown. Raises RunError where
     there is nothing to read (see `open_run`).
     """
-    run = open_run(run_path)
+    run = open_run(run_path, grader)
     found = sections(run, _by_protocol(run, declared))
     drawn = {section.slug: figures(section) for section in found}
     folder = run.path / "report"

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from sweep.commands import DONE, ERROR, INCOMPLETE, RESUMABLE, Report
+from sweep.commands import DONE, ERROR, INCOMPLETE, RESUMABLE, Report, existing, grades_of
 from sweep.launch import NothingKept
 from sweep.models import ModelError
 from sweep.plan import PlanError
@@ -189,9 +189,10 @@ def _report(options: argparse.Namespace) -> Report:
     except ImportError as error:
         raise ModelError(f"{error}; pip install 'introspection-sweep[analysis]'") from error
     cells = ending.declared_cells(options.run)
+    grader = grades_of(existing(options.run)).removeprefix("grades/")
     declared = {name: Declared(layer=layer, strength=strength) for name, (layer, strength) in cells.items()}
     try:
-        path = write_report(options.run, declared)
+        path = write_report(options.run, declared, grader=grader)
     except RunError as error:
         raise StoreError(str(error)) from error
     return Report(data={"report": str(path)}, lines=[f"report: {path}"])

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweep.grading import folder_of
+from sweep.spec import Spec, decode
 from sweep.store import Store, describe
 
 DONE, ERROR, INCOMPLETE, RESUMABLE = 0, 1, 3, 75
@@ -33,6 +35,18 @@ def spec_of(store: Store) -> str:
     """The newest spec that the run was asked with."""
     specs = sorted(store.list("specs"), key=lambda name: int(Path(name).stem))
     return str(store.root / specs[-1]) if specs else "SPEC"
+
+
+def newest_spec(store: Store) -> Spec | None:
+    """The study as it was last asked; None for a run that was never asked anything."""
+    path = spec_of(store)
+    return decode(Path(path).read_text(), path) if store.list("specs") else None
+
+
+def grades_of(store: Store) -> str:
+    """The stage of the grader that the newest spec names."""
+    spec = newest_spec(store)
+    return f"grades/{folder_of(spec.grader) if spec else 'rules'}"
 
 
 def duration(seconds: float) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from sweep.commands import DONE, ERROR, Report, duration, existing, spec_of
+from sweep.commands import DONE, ERROR, Report, duration, existing, newest_spec
 from sweep.doctor import Finding
-from sweep.spec import decode
 from sweep.updates import Summary
 
 
@@ -30,13 +29,9 @@ def run_report(run: Path, spec: Path, summary: Summary) -> Report:
 
 def declared_cells(run: Path) -> dict[str, tuple[int, float]]:
     """Of each protocol, the cell that the run's newest spec declares before the data."""
-    store = existing(run)
-    if not store.list("specs"):
-        return {}
-    spec = decode(Path(spec_of(store)).read_text(), spec_of(store))
-    return {
-        found.protocol: (found.declared.layer, found.declared.strength) for found in spec.experiments if found.declared
-    }
+    spec = newest_spec(existing(run))
+    found = spec.experiments if spec else []
+    return {one.protocol: (one.declared.layer, one.declared.strength) for one in found if one.declared}
 
 
 def doctor_report(findings: Sequence[Finding]) -> Report:

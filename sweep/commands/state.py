@@ -9,7 +9,7 @@ from typing import Any
 
 from sweep import plan
 from sweep.block import Block
-from sweep.commands import DONE, ERROR, INCOMPLETE, Report, existing, spec_of
+from sweep.commands import DONE, ERROR, INCOMPLETE, Report, existing, grades_of, spec_of
 from sweep.rows import from_parquet
 from sweep.store import Store, StoreError, read_part, records
 
@@ -18,7 +18,7 @@ def status(run: Path) -> Report:
     """How far a run is, from its commit records alone."""
     store = existing(run)
     planned, committed = plan.load(store), records(store, "trials")
-    graded = records(store, "grades/rules")
+    graded = records(store, grades_of(store))
     rows = [_block_status(block, committed, graded) for block in planned.blocks]
     done = sum(row["finished"] for row in rows if not row["attempt"])
     total = sum(row["trials"] for row in rows if not row["attempt"])
@@ -73,7 +73,7 @@ class _Inspection:
         self.store = store
         self.counts = dict.fromkeys(("trials", "missing", "doubled", "ungraded", "damaged"), 0)
         self.problems: list[str] = []
-        self._committed, self._graded = records(store, "trials"), records(store, "grades/rules")
+        self._committed, self._graded = records(store, "trials"), records(store, grades_of(store))
 
     def shard(self, block: Block, number: int) -> None:
         expected = {trial.id for trial in block.trials(number)}

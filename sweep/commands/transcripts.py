@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweep.commands import Report, existing
+from sweep.commands import Report, existing, grades_of
 from sweep.rows import from_parquet
 from sweep.store import Store, read_part, record, records
 
@@ -45,7 +45,7 @@ def show(run: Path, which: Filter, limit: int) -> Report:
 
 def _grades(store: Store, shard: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Of each row, measure to verdict; empty where the shard is not graded yet."""
-    graded = record(store, "grades/rules", shard)
+    graded = record(store, grades_of(store), shard)
     by_trial: dict[str, dict[str, Any]] = {row["trial"]: {} for row in rows}
     for grade in from_parquet(read_part(store, graded)).to_pylist() if graded else []:
         if grade["trial"] in by_trial:

@@ -19,10 +19,15 @@ class NamedGrader:
     grade: Grader
 
 
+def folder_of(setting: str) -> str:
+    """The folder under grades/ that a spec's `grader` writes to."""
+    return setting.replace(":", ".")
+
+
 def get(setting: str) -> NamedGrader:
     """The shipped rules, or one's own as "module:function". ValueError says what is wrong and what to do."""
     if setting == "rules":
-        return NamedGrader(name=rules.NAME, stage="grades/rules", grade=rules.grade)
+        return NamedGrader(name=rules.NAME, stage=f"grades/{folder_of(setting)}", grade=rules.grade)
     module, colon, function = setting.partition(":")
     if not colon:
         raise ValueError(f"no grader {setting!r}; shipped: rules. One's own: 'module:function'")
@@ -32,4 +37,4 @@ def get(setting: str) -> NamedGrader:
         raise ValueError(f"no module {error.name!r}; put the folder that holds it on PYTHONPATH") from error
     if not callable(found):
         raise ValueError(f"module {module!r} has no function {function!r}")
-    return NamedGrader(name=setting, stage=f"grades/{module}.{function}", grade=cast(Grader, found))
+    return NamedGrader(name=setting, stage=f"grades/{folder_of(setting)}", grade=cast(Grader, found))
