@@ -35,10 +35,11 @@ def read(data: bytes) -> dict[str, Dose]:
 def _dose(injection: Injection, directions: Directions) -> Dose:
     """As much ||alpha v|| as the concept's own direction has at `at`."""
     assert isinstance(injection.strength, NormRule)
+    assert injection.strength.of is not None
     if injection.norm != "raw":  # every v has one norm already: 1, or the position's own
         return Dose(alpha=injection.strength.at)
     own = _norm(injection.direction, injection.layer, directions)
-    concept = _norm(Direction(source=injection.direction.source), injection.layer, directions)
+    concept = _norm(Direction(source=injection.strength.of), injection.layer, directions)
     if own == 0:
         return Dose(alpha=None, reason=f"the direction is zero at layer {injection.layer}: no strength gives it a norm")
     return Dose(alpha=injection.strength.at * concept / own)

@@ -122,6 +122,15 @@ class Block:
 
     def values(self, axis: str) -> tuple[str, ...]:
         """The axis as canonical text: two blocks mean the same by a value where these agree."""
+        if axis not in self._texts:
+            self._texts[axis] = self._canonical(axis)
+        return self._texts[axis]
+
+    @cached_property
+    def _texts(self) -> dict[str, tuple[str, ...]]:
+        return {}
+
+    def _canonical(self, axis: str) -> tuple[str, ...]:
         values = getattr(self, axis)
         if axis == "prompts":
             return tuple(prompt_identity(prompt) for prompt in values)
@@ -202,6 +211,8 @@ class Block:
         if arm == "none" or layer is None or strength is None:
             return ()
         direction = self._direction(item, arm, repeat)
+        if isinstance(strength, NormRule):
+            strength = replace(strength, of=self.source(item))
         span = self.spans[at[5]]
         return (
             Injection(direction=direction, layer=layer, strength=strength, norm=self.norm, mode=self.mode, span=span),
@@ -229,7 +240,7 @@ class Block:
         parts += [digest_pair("item", item), digest_pair("arm", arm), digest_pair("repeat", repeat)]
         for injection in injections:
             parts.append(_direction_pair(injection.direction))
-            parts += [digest_pair("layer", injection.layer), digest_pair("strength", canonical(injection.strength))]
+            parts += [digest_pair("layer", injection.layer), digest_pair("strength", self.values("strengths")[at[4]])]
             parts.append(digest_pair("span", injection.span))
         low, high = (sum(part[i] for part in parts) % (1 << 64) for i in (0, 1))
         return f"{high:016x}{low:016x}"

@@ -130,10 +130,11 @@ class Direction:
 
 @dataclass(frozen=True, kw_only=True)
 class NormRule:
-    """As much ||alpha v|| as the concept's own direction has at strength `at` in the same layer and norm convention."""
+    """As much ||alpha v|| as the item's own direction, `of`, has at strength `at` in that layer and norm convention."""
 
     rule: Literal["norm_of_concept"] = "norm_of_concept"
     at: float
+    of: Source | None = None  # None in a grid; a trial's injection says it
 
 
 Strength = float | NormRule
