@@ -22,6 +22,14 @@ HEADLINE = ("detected", "identified", "said_yes", "legible")  # shown in this or
 COLUMNS = 3  # measures shown
 
 
+Cell = tuple[str, str, str]
+CELL = ("model", "protocol", "arm")
+
+
+def _cell(counts: Record) -> Cell:
+    return counts["model"], counts["protocol"], counts["arm"]
+
+
 class Progress:
     """A context manager that is called with each Update of a driver."""
 
@@ -30,8 +38,8 @@ class Progress:
         self._stage, self._left, self._total = "", 0, 0  # shards
         self._trials = self._done = self._tokens = 0
         self._landed: list[tuple[float, int, int]] = []  # when, trials, tokens
-        self._status: Counter[tuple[str, str, str]] = Counter()
-        self._verdicts: Counter[tuple[str, str, str, str]] = Counter()
+        self._status: Counter[tuple[Cell, str]] = Counter()
+        self._verdicts: Counter[tuple[Cell, str, str]] = Counter()
         self._trouble: Counter[str] = Counter()
         self._next_line = 0.0
         self._live = Live(console=self._console, get_renderable=self.render, refresh_per_second=4)
@@ -82,10 +90,10 @@ class Progress:
             self._tokens += record["tokens"]
             for cell in record["counts"]:
                 for status in ("ok", "error", "skipped"):
-                    self._status[cell["protocol"], cell["arm"], status] += cell[status]
+                    self._status[_cell(cell), status] += cell[status]
         for cell in (cell for record in grades for cell in record["verdicts"]):
             for verdict in ("true", "false", "null"):
-                self._verdicts[cell["protocol"], cell["arm"], cell["measure"], verdict] += cell[verdict]
+                self._verdicts[_cell(cell), cell["measure"], verdict] += cell[verdict]
 
     def _speed(self) -> tuple[float, float] | None:
         """Trials and tokens a second over the last minute, or since the stage began if nothing landed since."""
@@ -108,7 +116,7 @@ class Progress:
             parts += [f"{speed[0]:,.1f} trials/s", f"{speed[1]:,.0f} tokens/s", f"ETA {self._eta(speed[0])}"]
         if self._stage != "trials":
             parts.append(f"{self._total - self._left:,}/{self._total:,} {self._stage}")
-        errors = sum(count for (_, _, status), count in self._status.items() if status == "error")
+        errors = sum(count for (_, status), count in self._status.items() if status == "error")
         parts += [f"{errors:,} error rows"] if errors else []
         parts += [f"{count} {kind}" for kind, count in self._trouble.items()]
         return "  ".join(parts)
@@ -126,26 +134,27 @@ class Progress:
         return Group(head, *([self._table()] if self._status else []))
 
     def _table(self) -> Table:
-        """A line for each protocol and arm: plain rates over readable verdicts, and how many were readable."""
+        """A line for each model, protocol and arm: plain rates over all that ended ok, and their coverage."""
         measures = self._measures()
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("protocol", "arm", "ok", *measures):
-            table.add_column(name, justify="left" if name in ("protocol", "arm") else "right")
-        for protocol, arm in dict.fromkeys((protocol, arm) for protocol, arm, _ in self._status):
-            cells = [self._rate(protocol, arm, measure) for measure in measures]
-            table.add_row(protocol, arm, f"{self._status[protocol, arm, 'ok']:,}", *cells)
+        for name in (*CELL, "ok", *measures):
+            table.add_column(name, justify="left" if name in CELL else "right")
+        for cell in sorted({cell for cell, _ in self._status}):
+            rates = [self._rate(cell, measure) for measure in measures]
+            table.add_row(*cell, f"{self._status[cell, 'ok']:,}", *rates)
         return table
 
     def _measures(self) -> Sequence[str]:
-        seen = {measure for _, _, measure, _ in self._verdicts}
+        seen = {measure for _, measure, _ in self._verdicts}
         order = [name for name in HEADLINE if name in seen] + sorted(seen - set(HEADLINE))
         return order[:COLUMNS]
 
-    def _rate(self, protocol: str, arm: str, measure: str) -> str:
-        yes, no, null = (self._verdicts[protocol, arm, measure, verdict] for verdict in ("true", "false", "null"))
+    def _rate(self, cell: Cell, measure: str) -> str:
+        yes, no, null = (self._verdicts[cell, measure, verdict] for verdict in ("true", "false", "null"))
         if not yes + no:
-            return "–" if not null else "– of 0%"
-        return f"{yes / (yes + no):.1%} of {(yes + no) / (yes + no + null):.0%}"
+            return "–"
+        readable = (yes + no) / (yes + no + null)
+        return f"{yes / (yes + no + null):.1%}" + (f" ({readable:.0%} readable)" if null else "")
 
     def _say(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)

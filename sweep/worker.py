@@ -39,8 +39,8 @@ REASON = 2000  # characters kept of why a trial failed
 
 @dataclass(frozen=True, kw_only=True)
 class Kit:
-    """What a worker needs from other folders. `measure` gives one safetensors file with a key for each source, `resolve`
-    one Parquet file with a row for each dose; `doses` reads what is committed of those."""
+    """What a worker needs from other folders. `measure` gives a safetensors file with a key for each source, `resolve` a
+    Parquet file with a row for each dose; `doses` reads what is committed of those."""
 
     engine: Callable[[Model, Template], Engine]
     measure: Callable[[Engine, Mapping[str, Source], Template], bytes]
@@ -265,16 +265,15 @@ def _error(trial: Trial, reason: str, attempt: int) -> Outcome:
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """What a commit record says of a shard: rows, generated tokens, and trials by protocol, arm and status."""
-    counts = Counter((outcome.trial.protocol, outcome.trial.arm, outcome.status) for outcome in outcomes)
-    cells = dict.fromkeys((protocol, arm) for protocol, arm, _ in counts)
+    """What a commit record says of a shard: rows, generated tokens, and trials by model, protocol, arm and status."""
+    counts = Counter((grading.cell_of(outcome.trial), outcome.status) for outcome in outcomes)
     return {
         "rows": len(outcomes),
         "tokens": sum(len(reply.token_ids) for outcome in outcomes for reply in outcome.replies.values()),
-        "counts": [_cell(protocol, arm, counts) for protocol, arm in cells],
+        "counts": [_cell(cell, counts) for cell in dict.fromkeys(cell for cell, _ in counts)],
     }
 
 
-def _cell(protocol: str, arm: str, counts: Counter[tuple[str, Any, Any]]) -> Record:
-    by_status = {status: counts[protocol, arm, status] for status in ("ok", "error", "skipped")}
-    return {"protocol": protocol, "arm": arm, "planned": sum(by_status.values()), **by_status}
+def _cell(cell: grading.Cell, counts: Counter[tuple[grading.Cell, Any]]) -> Record:
+    by_status = {status: counts[cell, status] for status in ("ok", "error", "skipped")}
+    return {**grading.cell_names(cell), "planned": sum(by_status.values()), **by_status}

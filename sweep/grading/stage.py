@@ -23,20 +23,30 @@ def grade_shard(
 
 
 def verdicts(graded: Iterable[tuple[Trial, Grade]]) -> list[Record]:
-    """How many of each verdict, by protocol, arm and measure."""
-    counts = Counter((trial.protocol, trial.arm, grade.measure, grade.verdict) for trial, grade in graded)
-    cells = dict.fromkeys((protocol, arm, measure) for protocol, arm, measure, _ in counts)
+    """How many of each verdict, by model, protocol, arm and measure."""
+    counts = Counter((cell_of(trial), grade.measure, grade.verdict) for trial, grade in graded)
     return [
         {
-            "protocol": protocol,
-            "arm": arm,
+            **cell_names(cell),
             "measure": measure,
-            "true": counts[protocol, arm, measure, True],
-            "false": counts[protocol, arm, measure, False],
-            "null": counts[protocol, arm, measure, None],
+            "true": counts[cell, measure, True],
+            "false": counts[cell, measure, False],
+            "null": counts[cell, measure, None],
         }
-        for protocol, arm, measure in cells
+        for cell, measure in dict.fromkeys((cell, measure) for cell, measure, _ in counts)
     ]
+
+
+Cell = tuple[str, str, str]
+
+
+def cell_of(trial: Trial) -> Cell:
+    """What the live rates in commit records are counted by."""
+    return trial.model.name, trial.protocol, trial.arm
+
+
+def cell_names(cell: Cell) -> Record:
+    return dict(zip(("model", "protocol", "arm"), cell, strict=True))
 
 
 def regrade(files: Store, shard: str, trials: Sequence[Trial], grader: NamedGrader) -> Record | None:
