@@ -1,7 +1,8 @@
 """What a report is about: one section a model, protocol and setting, with the rate of every cell in it.
 
-Rates are pooled over wordings, concepts and repeats, never over models, digests, temperatures, norm conventions, modes
-or spans. An uninjected trial has no norm, mode or span and stands beside every setting of its model and protocol.
+Rates are pooled over wordings, concepts and repeats, never over models, digests, temperatures, templates and other
+settings of how it is asked, norm conventions, modes or spans. An uninjected trial has no norm, mode or span and stands
+beside every setting of its model and protocol.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import polars as pl
 from analysis.load import VERDICT, Run, with_measure
 from analysis.rates import Rate, as_rate, means, rates
 
-SHARED = ("model", "model_digest", "protocol", "temperature")
+SHARED = ("model", "model_digest", "protocol", "temperature", "setting")
 SETTING = ("norm", "mode", "span")
 CELL = ("arm", "layer", "dose")
 KEYS = (*SHARED, *SETTING, *CELL)

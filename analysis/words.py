@@ -176,6 +176,8 @@ def counts(section: Section) -> str:
 
 def setting(section: Section) -> str:
     names = {"norm": "norm convention", "mode": "mode", "span": "span", "temperature": "temperature"}
+    if str(section.keys["setting"]) in section.slug:  # only where it tells two sections apart
+        names["setting"] = "setting"
     shown = {name: section.keys[name] for name in names if section.keys[name] is not None}
     return ", ".join(f"{names[k]} {v:g}" if isinstance(v, float) else f"{names[k]} {v}" for k, v in shown.items())
 

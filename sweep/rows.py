@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweep.trial import Grade, Injection, NormRule, Outcome, Protocol, Reply
+from sweep.identity import digest
+from sweep.trial import Grade, Injection, NormRule, Outcome, Protocol, Reply, Sampling, Template
 
 SCHEMA_VERSION = 1
 
@@ -54,6 +56,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("repeat", pa.int32(), "repeat of the same coordinates"),
     ("seed", pa.uint64(), "seed of the trial, shared by its arms"),
     ("temperature", pa.float64(), "sampling temperature"),
+    ("setting", pa.string(), "digest of template, sampling and report; see the plan. Rates never pool over it"),
     (
         "cluster",
         pa.string(),
@@ -103,6 +106,11 @@ def cluster(outcome: Outcome, protocol: Protocol) -> str:
     return "control-" + hashlib.blake2b(unit.encode(), digest_size=8).hexdigest()
 
 
+@lru_cache(maxsize=64)
+def _setting(template: Template, sampling: Sampling, report: str) -> str:
+    return digest("setting", repr((template, sampling, report)))[:8]
+
+
 def trial_row(outcome: Outcome, protocol: Protocol) -> dict[str, object]:
     trial = outcome.trial
     answer = next(iter(outcome.replies.values()), None)
@@ -122,6 +130,7 @@ def trial_row(outcome: Outcome, protocol: Protocol) -> dict[str, object]:
         "repeat": trial.repeat,
         "seed": trial.seed,
         "temperature": trial.sampling.temperature,
+        "setting": _setting(trial.template, trial.sampling, trial.report),
         "cluster": cluster(outcome, protocol),
         "split": trial.split,
         "status": outcome.status,
