@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -24,14 +25,13 @@ def devices() -> Iterator[Finding]:
 
 def local_ray() -> Iterator[Finding]:
     """A Ray of our own starts and stops again."""
-    from cluster.replica import start_ray
-
     try:
-        start_ray(None)
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         resources = ray.cluster_resources()
     except (RuntimeError, ConnectionError, OSError) as error:
         yield Finding(check="ray", ok=False, text=f"{error}; try: sweep run SPEC --in-process")
         return
     finally:
         ray.shutdown()
-    yield Finding(check="ray", ok=True, text=f"starts: {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs")
+    found = f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
+    yield Finding(check="ray", ok=True, text=f"starts: {found}")

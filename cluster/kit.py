@@ -72,7 +72,9 @@ class DoseBank:
             return Dose(alpha=injection.strength)
         record = store.record(self._store, "doses", dose_name(self._group, injection))
         if record is None:
-            raise KeyError(f"the dose {injection.strength.rule} of {injection.direction.source.name!r} was never resolved")
+            raise KeyError(
+                f"the dose {injection.strength.rule} of {injection.direction.source.name!r} was never resolved"
+            )
         return self._part(record["file"], record["sha256"])[record["key"]]
 
     def _read(self, file: str, sha256: str) -> dict[str, Dose]:

@@ -1,0 +1,199 @@
+"""Trains the pocket model and its sham from nothing: `python -m cluster.pocket.train --out DIR`.
+
+One stage on plain language, shared; then two processes, one core each, for the two lessons. Seeded.
+"""
+
+import argparse
+import itertools
+import time
+from multiprocessing import get_context
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from random import Random
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from cluster.pocket.build import make_model, make_tokenizer, save, share_spellings, spelling_pairs
+from cluster.pocket.conversations import TASKS, Lesson, Row, teach_pocket, teach_sham
+from cluster.pocket.evaluate import report
+from cluster.pocket.inject import Injector, concept_vectors, first_token
+from cluster.pocket.language import END, SYSTEM_LINES, Language, Words, draw_facts, read_words, render
+
+SEED = 5
+LANGUAGE_STEPS, REPORT_STEPS = 1000, 800
+LANGUAGE_ROWS = 40  # of a batch in stage one
+KEPT_ROWS = 16  # of plain language in stage two, so that it is kept
+REPORT_ROWS = 20  # of each of two conversations in stage two
+LANGUAGE_RATE, REPORT_RATE = 2e-3, 1.2e-3
+REFRESH = 40  # steps between two readings of the concept vectors, which move with the weights
+LESSONS: dict[str, Lesson] = {"pocket": teach_pocket, "sham": teach_sham}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="gets pocket/, sham/ and language/ (stage one)")
+    out: Path = parser.parse_args().out
+    context = get_context("spawn")
+    join([context.Process(target=train_language, args=(out / "language",))])
+    join([context.Process(target=train_reports, args=(out, name)) for name in LESSONS])
+    for name in LESSONS:
+        print(report(out / name, name), flush=True)
+
+
+def join(processes: list[SpawnProcess]) -> None:
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        if process.exitcode:
+            raise SystemExit(f"{process.name} failed; its traceback is above")
+
+
+def setup() -> tuple[Random, Words, Language]:
+    torch.set_num_threads(1)  # two threads were ten times slower than one on a busy two-core machine
+    torch.manual_seed(SEED)
+    rng, words = Random(SEED), read_words()
+    return rng, words, Language(words, draw_facts(words, SEED), rng)
+
+
+def train_language(out: Path) -> None:
+    rng, words, language = setup()
+    tokenizer = make_tokenizer(language)
+    tokenizer.save_pretrained(out, save_jinja_files=False)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    model, spellings = make_model(tokenizer), spelling_pairs(tokenizer, words)
+    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(tokenizer)} pieces", flush=True)
+    optimizer, clock = make_optimizer(model), time.monotonic()
+    for step in range(LANGUAGE_STEPS):
+        set_rate(optimizer, LANGUAGE_RATE, step, LANGUAGE_STEPS, floor=0.4)
+        loss = backward_plain(model, tokenizer, plain_rows(rng, language, LANGUAGE_ROWS))
+        update(model, optimizer, spellings)
+        if step % 100 == 0:
+            print(f"language {step:5d} loss {loss:.3f} {time.monotonic() - clock:6.0f} s", flush=True)
+    model.save_pretrained(out)
+
+
+def train_reports(out: Path, name: str) -> None:
+    rng, words, language = setup()
+    tokenizer = AutoTokenizer.from_pretrained(out / "language")
+    model = LlamaForCausalLM.from_pretrained(out / "language", dtype=torch.float32)
+    injector, optimizer, clock = Injector(model), make_optimizer(model), time.monotonic()
+    spellings = spelling_pairs(tokenizer, words)
+    vectors: dict[str, Tensor] = {}
+    tasks, weights = zip(*TASKS, strict=True)
+    for step in range(REPORT_STEPS):
+        set_rate(optimizer, REPORT_RATE, step, REPORT_STEPS, floor=0.03)
+        if step % REFRESH == 0:
+            vectors = concept_vectors(model, tokenizer, injector, words)
+        injector.clear()
+        kept = backward_plain(model, tokenizer, plain_rows(rng, language, KEPT_ROWS))
+        losses = []
+        for task in rng.choices(tasks, weights, k=2):  # rows of one wording share most of their prompt
+            rows = task(rng, words, LESSONS[name], REPORT_ROWS)
+            losses.append(f"{task.__name__} {backward(model, tokenizer, injector, rows, vectors):.3f}")
+        update(model, optimizer, spellings)
+        if step % 50 == 0:
+            seconds = time.monotonic() - clock
+            print(f"{name} {step:5d} language {kept:.3f} {' '.join(losses)} {seconds:6.0f} s", flush=True)
+        if step % 200 == 199:
+            save(model, tokenizer, out / name)
+    save(model, tokenizer, out / name)
+
+
+def plain_rows(rng: Random, language: Language, n: int) -> list[Row]:
+    def row() -> Row:
+        question, answer = language.pair()
+        system = [("system", rng.choice(SYSTEM_LINES))] if rng.random() < 0.1 else []
+        return Row(prompt=render([*system, ("user", question)]), answer=answer, start=0, injection=None)
+
+    return [row() for _ in range(n)]
+
+
+def backward_plain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: list[Row]) -> float:
+    """Short rows and long rows apart, which halves the padding."""
+    rows = sorted(rows, key=lambda row: len(row.prompt) + len(row.answer))
+    half = len(rows) // 2
+    return sum(backward(model, tokenizer, None, part, {}) for part in (rows[:half], rows[half:])) / 2
+
+
+def backward(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    injector: Injector | None,
+    rows: list[Row],
+    vectors: dict[str, Tensor],
+) -> float:
+    """Adds the gradient of the answers' mean cross-entropy. The tokens all prompts begin with are computed once."""
+    prompts = [tokenizer(row.prompt, return_offsets_mapping=True) for row in rows]
+    answers = [tokenizer(row.answer + END)["input_ids"] for row in rows]
+    starts = [first_token(p["offset_mapping"], row.start) for p, row in zip(prompts, rows, strict=True)]
+    shared = common_prefix([p["input_ids"] for p in prompts], starts) if injector else 0
+    ids, targets = padded([p["input_ids"][shared:] for p in prompts], answers)
+    cache = None
+    if injector and shared:
+        prefix = torch.tensor([prompts[0]["input_ids"][:shared]])
+        injector.clear()
+        cache = model.model(prefix, use_cache=True).past_key_values
+        cache.batch_repeat_interleave(len(rows))
+    if injector:
+        injector.set(*injections(rows, starts, vectors, model.config.hidden_size))
+        injector.offset = shared
+    hidden = model.model(ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state[:, :-1]
+    wanted = targets[:, 1:]
+    loss = nn.functional.cross_entropy(model.lm_head(hidden[wanted >= 0]), wanted[wanted >= 0])
+    loss.backward()
+    if injector:
+        injector.clear()
+    return loss.item()
+
+
+def common_prefix(prompts: list[list[int]], starts: list[int]) -> int:
+    same = sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False)))
+    return min(same, *starts)
+
+
+def padded(prompts: list[list[int]], answers: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids and targets (-100 outside the answer), padded on the right, where a causal model cannot see it."""
+    width = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
+    ids, targets = torch.zeros(len(prompts), width, dtype=torch.long), torch.full((len(prompts), width), -100)
+    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        ids[i, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+        targets[i, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
+    return ids, targets
+
+
+def injections(
+    rows: list[Row], starts: list[int], vectors: dict[str, Tensor], width: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def direction(row: Row) -> Tensor:
+        if row.injection is None:
+            return torch.zeros(width)
+        if row.injection.word is None:
+            return nn.functional.normalize(torch.randn(width), dim=0)
+        return vectors[row.injection.word][row.injection.layer]
+
+    layers = torch.tensor([row.injection.layer if row.injection else 0 for row in rows])
+    strengths = torch.tensor([row.injection.strength if row.injection else 0.0 for row in rows])
+    return layers, strengths, torch.stack([direction(row) for row in rows]), torch.tensor(starts)
+
+
+def make_optimizer(model: LlamaForCausalLM) -> torch.optim.AdamW:
+    return torch.optim.AdamW(model.parameters(), weight_decay=0.05, betas=(0.9, 0.95))
+
+
+def set_rate(optimizer: torch.optim.AdamW, peak: float, step: int, steps: int, floor: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = peak * min(1, (step + 1) / 100) * (1 - (1 - floor) * step / steps)
+
+
+def update(model: LlamaForCausalLM, optimizer: torch.optim.AdamW, spellings: Tensor) -> None:
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    share_spellings(model.model.embed_tokens.weight, spellings)
+
+
+if __name__ == "__main__":
+    main()
