@@ -1,6 +1,7 @@
 """Strength rules to numbers. A dose is resolved once for each injection of a rule, and kept beside the directions.
 
-Rules that are measured on the model (as much KL as the concept at alpha) belong here too: `resolve` is given the engine.
+Rules that are measured on the model (as much KL as the concept at alpha) belong here too: `resolve` is given its
+engine.
 """
 
 from __future__ import annotations

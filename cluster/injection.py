@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sweep.trial import Direction, Directions, Injection, NormRule
+from sweep.trial import Direction, Directions, Injection
 
 NEVER = 2**31 - 1  # the stop of a span that takes in every generated token
 CAP = 10.0  # a residual norm counts as at most so many times the span's median
@@ -61,7 +61,7 @@ def resolve(injection: Injection, span: tuple[int, int | None], directions: Dire
         layer=injection.layer,
         start=span[0],
         stop=NEVER if span[1] is None else span[1],
-        strength=_strength(injection, norm, directions, shape),
+        strength=injection.alpha,
         norm=norm,
         vector=vector if injection.norm == "raw" and not project else vector / np.float32(norm),
         residual=injection.norm == "residual" and not project,
@@ -75,19 +75,6 @@ def _vector(direction: Direction, layer: int, directions: Directions, shape: tup
     if vectors.shape != shape:
         raise ValueError(f"{direction} is {vectors.shape}, the model's layers and width are {shape}")
     return np.asarray(vectors[layer], dtype=np.float32)
-
-
-def _strength(injection: Injection, norm: float, directions: Directions, shape: tuple[int, int]) -> float:
-    """alpha. Under "raw" the rule asks for ||alpha v|| = at ||v_concept||; otherwise every v has one norm already."""
-    if not isinstance(injection.strength, NormRule):
-        return float(injection.strength)
-    if injection.norm != "raw":
-        return injection.strength.at
-    concept = Direction(source=injection.direction.source)
-    wanted = injection.strength.at * float(np.linalg.norm(_vector(concept, injection.layer, directions, shape)))
-    if norm == 0:
-        raise ValueError(f"{injection.direction} is zero at layer {injection.layer}: no strength gives it a norm")
-    return wanted / norm
 
 
 # -- what is done -----------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from difflib import get_close_matches
 import numpy as np
 
 from sweep.fake_subjects import SUBJECTS, answer, dice, digest, feel, options
-from sweep.trial import Anchor, Call, Directions, Injection, Message, Model, NormRule, Receipt, Reply, Span, Template
+from sweep.trial import Anchor, Call, Directions, Injection, Message, Model, Receipt, Reply, Span, Template
 
 HIDDEN, BATCH, CONTEXT = 16, 64, 4096
 DELAY = "SWEEP_FAKE_DELAY"
@@ -99,7 +99,7 @@ class FakeEngine:
         met = sum(max(0, (fed if stop is None else min(fed, stop)) - start) for start, stop in spans)
         first = call.injections[0]
         norm, residual = self._norm(first), math.sqrt(HIDDEN)
-        strength = self._strength(first)
+        strength = first.alpha
         unit = {"raw": norm, "unit": 1.0, "residual": residual}[first.norm]
         return Receipt(
             expected=met,
@@ -112,14 +112,6 @@ class FakeEngine:
 
     def _norm(self, injection: Injection) -> float:
         return float(np.linalg.norm(self._directions(injection.direction)[injection.layer]))
-
-    def _strength(self, injection: Injection) -> float:
-        if not isinstance(injection.strength, NormRule):
-            return injection.strength
-        if injection.norm != "raw":
-            return injection.strength.at  # norms are one already
-        own = replace(injection, direction=replace(injection.direction, change="none", draw=None))
-        return injection.strength.at * self._norm(own) / self._norm(injection)
 
 
 def parse(path: str) -> tuple[str, float | None]:

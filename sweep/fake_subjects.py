@@ -1,7 +1,7 @@
 """Synthetic subjects whose behaviour is known: what sweep.fake answers with. A subject knows only what a call holds.
 
 The concept it may notice is the first injection's source, if that is not changed and is added or put in place of the
-state; its dose d is |strength|, or a rule's `at`. P(yes) to a question about its own mind:
+state; its dose d is |strength|. P(yes) to a question about its own mind:
 
     subject          no injection  the concept                                       random, shuffled, negated
     oracle           0.02          0.90 min(1, d) at depth 3/8 to 5/8,               0.02
@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from sweep.protocols import injected_thought, open_question, yes_bias
-from sweep.trial import Call, Injection, NormRule
+from sweep.trial import Call, Injection
 from sweep.words import word_list
 
 SUBJECTS = ("oracle", "random", "always_yes", "always_no", "damage_detector", "token_promoter")
@@ -72,7 +72,7 @@ def feel(injections: Sequence[Injection], layers: int) -> Hit:
     if not injections:
         return Hit()
     first = injections[0]
-    dose = first.strength.at if isinstance(first.strength, NormRule) else first.strength
+    dose = first.alpha
     meant = first.direction.change == "none" and first.mode != "project_out"
     return Hit(concept=first.direction.source.name if meant else None, dose=abs(dose), depth=first.layer / layers)
 

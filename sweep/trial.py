@@ -164,6 +164,15 @@ class Injection:
     mode: Mode = "add"
     span: SpanName = "protocol"
 
+    @property
+    def alpha(self) -> float:
+        """The strength as a number, which an engine needs. Raises ValueError for a rule: its dose comes first."""
+        if isinstance(self.strength, NormRule):
+            raise ValueError(
+                f"the strength is a rule ({self.strength.rule}) that was not resolved; see sweep/worker.py"
+            )
+        return self.strength
+
 
 @dataclass(frozen=True, kw_only=True)
 class Anchor:
@@ -222,7 +231,7 @@ class Call:
     messages: tuple[Message, ...]  # a last assistant turn is continued, not closed
     template: Template
     spans: tuple[Span, ...] = (Span(),)  # one for all injections, or one each
-    injections: tuple[Injection, ...] = ()
+    injections: tuple[Injection, ...] = ()  # every strength a number
     options: tuple[str, ...] = ()  # log-probability of each one's first token as the first generated token
     temperature: float = 0.0
     top_p: float = 1.0

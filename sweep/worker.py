@@ -39,8 +39,8 @@ REASON = 2000  # characters kept of why a trial failed
 
 @dataclass(frozen=True, kw_only=True)
 class Kit:
-    """What a worker needs from other folders. `measure` gives a safetensors file with a key for each source, `resolve` a
-    Parquet file with a row for each dose; `doses` reads what is committed of those."""
+    """What a worker needs from other folders. `measure` gives a safetensors file with a key for each source, and
+    `resolve` a Parquet file with a row for each dose; `doses` reads what is committed of those."""
 
     engine: Callable[[Model, Template], Engine]
     measure: Callable[[Engine, Mapping[str, Source], Template], bytes]

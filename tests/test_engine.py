@@ -23,7 +23,6 @@ from sweep.trial import (
     Injection,
     InjectionContradiction,
     Message,
-    NormRule,
     Reply,
     Span,
     Template,
@@ -71,7 +70,7 @@ def mixed_batch() -> list[Call]:
     spoken = (*user(3), wrote, Message(role="user", text="So?"))
     begun = (*first, Message(role="assistant", text="The answer is"))
 
-    def inject(name: str, layer: int, strength: float | NormRule = 2.0, **settings: object) -> Injection:
+    def inject(name: str, layer: int, strength: float = 2.0, **settings: object) -> Injection:
         return Injection(direction=direction(name), layer=layer, strength=strength, **settings)  # type: ignore[arg-type]
 
     return [
@@ -89,7 +88,7 @@ def mixed_batch() -> list[Call]:
             spans=(trial_span(story), Span(start=Anchor(turn=2, char=0))),
             injections=(inject("sky", 1), inject("bread", 1, 3.0, norm="unit")),
         ),
-        call(story, spans=(trial_span(story),), injections=(inject("sky", 0), inject("bread", 2, NormRule(at=1.5)))),
+        call(story, spans=(trial_span(story),), injections=(inject("sky", 0), inject("bread", 2, 1.5))),
         call(spoken, spans=(Span(start=Anchor(turn=1, char=0)),), injections=(inject("sky", 2, 3.0),)),
         call(begun, spans=(trial_span(begun),), injections=(inject("sky", 2, 3.0),), max_tokens=0),
         call(begun, max_tokens=1),
@@ -149,9 +148,7 @@ class NaiveHooks:
                     continue
                 v = torch.from_numpy(vectors(injection.direction)[layer])
                 unit = v / v.norm()
-                alpha = injection.strength
-                if isinstance(alpha, NormRule):
-                    alpha = alpha.at
+                alpha = injection.alpha
                 stop = h.shape[1] if stop is None else min(stop, h.shape[1])
                 norms = h[0, start : min(stop, prompt)].norm(dim=-1)
                 cap = 10 * float(np.median(norms.numpy())) if len(norms) else float("inf")
@@ -340,12 +337,12 @@ def test_a_receipt_says_what_was_done() -> None:
     def scaled(asked: Direction) -> np.ndarray:
         return vectors(direction("tea")) * (1 if asked.change == "none" else 4)
 
-    rule = Injection(direction=control, layer=1, strength=NormRule(at=2.0))
-    unit = dataclasses.replace(rule, norm="unit")
+    asked = Injection(direction=control, layer=1, strength=0.5)
+    unit = dataclasses.replace(asked, strength=2.0, norm="unit")
     engine = TransformersEngine(tiny_models.loaded("llama"), scaled)
     raw, unit_reply, none = answers(
         engine,
-        [call(messages, spans=(trial_span(messages),), injections=i) for i in ((rule,), (unit,), ())],
+        [call(messages, spans=(trial_span(messages),), injections=i) for i in ((asked,), (unit,), ())],
     )
     norm = float(np.linalg.norm(vectors(concept)[1]))
     assert raw.receipt.direction_norm == pytest.approx(4 * norm)

@@ -21,7 +21,6 @@ from sweep.trial import (
     Message,
     Mode,
     Model,
-    NormRule,
     Reply,
     Span,
     Strength,
@@ -102,7 +101,7 @@ NOTHING: tuple[Injection, ...] = ()
         ("damage_detector", ocean(strength=2.0), 0.25),
         ("damage_detector", ocean(strength=8.0), 1.0),
         ("damage_detector", ocean(layer=0, strength=4.0, change="random"), 0.5),
-        ("damage_detector", ocean(layer=7, strength=NormRule(at=4.0), change="shuffled"), 0.5),
+        ("damage_detector", ocean(layer=7, strength=4.0, change="shuffled"), 0.5),
         ("token_promoter", NOTHING, 0.02),
         ("token_promoter", ocean(), 0.02),
     ],
@@ -233,13 +232,6 @@ def test_what_a_receipt_measures() -> None:
     )
     assert (raw.direction_norm, raw.strength, raw.residual_norm) == (4.0, -3.0, 4.0)
     assert (raw.delta_norm, unit.delta_norm, residual.delta_norm) == (12.0, 3.0, 12.0)
-
-
-def test_a_strength_rule_gives_as_much_as_the_concept() -> None:
-    rule = ocean(strength=NormRule(at=3.0), change="random")  # whose norm is twice the concept's
-    (reply,) = replies(engine(), [call(DETECT, rule)])
-    assert (reply.receipt.strength, reply.receipt.delta_norm) == (1.5, 12.0)
-    assert feel(rule, 8).dose == 3.0
 
 
 def test_answers_are_cut_at_max_tokens() -> None:

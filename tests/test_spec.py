@@ -216,14 +216,20 @@ def writable(value: Any) -> bool:
 )
 def test_any_spec_is_a_plan_or_a_clear_error(outer: dict[str, Any], experiment: dict[str, Any]) -> None:
     spec = SPEC | {"experiments": [SPEC["experiments"][0] | experiment]} | outer
-    try:
-        found = study.parse(document(spec))
-    except SpecError as error:
-        assert error.problems
-        assert all(": " in problem for problem in error.problems)
+    found = plan_or_problems(document(spec))
+    if isinstance(found, SpecError):
+        assert found.problems
+        assert all(": " in problem for problem in found.problems)
     else:
         for block in plan.difference(found.blocks, []):
             assert block.trials(0)
+
+
+def plan_or_problems(text: str) -> study.Study | SpecError:
+    try:
+        return study.parse(text)
+    except SpecError as error:
+        return error
 
 
 @settings(max_examples=100, deadline=None)

@@ -161,7 +161,7 @@ def kit(engine: ToyEngine | Factory | None = None, **changes: object) -> Kit:
         measure=measure,
         protocol=protocol,
         resolve=resolve,
-        doses=lambda model, template: lambda injection: Dose(alpha=injection.strength),  # type: ignore[arg-type]
+        doses=lambda *_: lambda injection: Dose(alpha=injection.alpha),
         grader=GRADER,
     )
     return replace(base, **changes)  # type: ignore[arg-type]
