@@ -31,6 +31,9 @@ EXPECTED = (
     FileNotFoundError,
     PermissionError,
 )
+EXTRAS: dict[str, str] = dict.fromkeys(
+    ("accelerate", "jaxtyping", "ray", "safetensors", "torch", "transformers"), "cluster"
+) | (dict.fromkeys(("altair", "jinja2", "markupsafe", "polars", "scipy", "vl_convert"), "analysis"))
 EXIT_CODES = f"exit codes: {DONE} done, {ERROR} error, {INCOMPLETE} incomplete, {RESUMABLE} resumable (run it again)"
 TUTORIAL = f"""\
 a first study:
@@ -51,6 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             print(json.dumps({"error": str(error)}))
         print(f"error: {error}", file=sys.stderr)
+        return ERROR
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in EXTRAS:
+            raise
+        extra = EXTRAS[error.name.partition(".")[0]]
+        print(f"error: {error.name} is not installed: pip install 'introspection-sweep[{extra}]'", file=sys.stderr)
         return ERROR
     except KeyboardInterrupt:
         print("stopped at once; run the same command again to go on from here", file=sys.stderr)
@@ -180,14 +189,11 @@ def _pool(options: argparse.Namespace, files: Store, grader: str) -> OpenPool:
 
 
 def _report(options: argparse.Namespace) -> Report:
+    from analysis.load import RunError
+    from analysis.report import write_report
+    from analysis.sections import Declared
     from sweep.commands import ending
 
-    try:
-        from analysis.load import RunError
-        from analysis.report import write_report
-        from analysis.sections import Declared
-    except ImportError as error:
-        raise ModelError(f"{error}; pip install 'introspection-sweep[analysis]'") from error
     cells = ending.declared_cells(options.run)
     grader = grades_of(existing(options.run)).removeprefix("grades/")
     declared = {name: Declared(layer=layer, strength=strength) for name, (layer, strength) in cells.items()}

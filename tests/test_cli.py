@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,23 @@ def test_an_edited_spec_grows_the_run(spec: Path, tmp_path: Path, capsys: pytest
     assert before < {path.name for path in (run / "trials").iterdir()}
     assert [path.name for path in sorted((run / "specs").iterdir())] == ["0.toml", "1.toml"]
     assert (run / "specs" / "1.toml").read_text() == spec.read_text()
+
+
+def test_two_drivers_started_together_the_second_with_a_grown_spec(spec: Path, tmp_path: Path, capsys: Any) -> None:
+    """Two processes on one run: every trial of both specs once, whoever ran it."""
+    grown = tmp_path / "grown.toml"
+    grown.write_text(SPEC.replace("strengths = [1, 2]", "strengths = [1, 2, 4]").replace("[1, 4, 7]", "[1, 4, 6, 7]"))
+    run = tmp_path / "runs" / "study"
+    command = [sys.executable, "-m", "sweep", "run", "--in-process", "--run", str(run)]
+    drivers = [
+        subprocess.Popen([*command, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for path in (spec, grown)
+    ]
+    for driver in drivers:
+        _, error = driver.communicate(timeout=240)
+        assert driver.returncode == 0, error.decode()
+    code, checked = call(capsys, "check", run)
+    assert (code, checked["trials"], checked["missing"], checked["doubled"]) == (0, 50 * (1 + 2 * 4 * 3), 0, 0)
 
 
 def test_a_spec_that_keeps_nothing_asks_first(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,6 +196,13 @@ def test_init_writes_a_spec_that_plans(tmp_path: Path, monkeypatch: pytest.Monke
     assert main(["init"]) == 0
     assert main(["plan", "study.toml"]) == 0
     assert "trials" in capsys.readouterr().out
+
+
+def test_a_missing_extra_is_named(spec: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "cluster.replica", raising=False)
+    assert main(["run", str(spec)]) == 1
+    assert "pip install 'introspection-sweep[cluster]'" in capsys.readouterr().err
 
 
 def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:

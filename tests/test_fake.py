@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sweep.fake import DELAY, FakeEngine, parse
-from sweep.fake_subjects import SUBJECTS, Hit, feel, p_yes
+from sweep.fake_subjects import SUBJECTS, Hit, p_yes
 from sweep.trial import (
     Anchor,
     Call,
