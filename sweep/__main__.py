@@ -31,9 +31,10 @@ EXPECTED = (
     FileNotFoundError,
     PermissionError,
 )
-EXTRAS: dict[str, str] = dict.fromkeys(
-    ("accelerate", "jaxtyping", "ray", "safetensors", "torch", "transformers"), "cluster"
-) | (dict.fromkeys(("altair", "jinja2", "markupsafe", "polars", "scipy", "vl_convert"), "analysis"))
+EXTRAS = {  # what pip is told to install where a folder's packages are missing
+    "cluster": ("accelerate", "jaxtyping", "ray", "safetensors", "torch", "transformers"),
+    "analysis": ("altair", "jinja2", "markupsafe", "polars", "scipy", "vl_convert"),
+}
 EXIT_CODES = f"exit codes: {DONE} done, {ERROR} error, {INCOMPLETE} incomplete, {RESUMABLE} resumable (run it again)"
 TUTORIAL = f"""\
 a first study:
@@ -56,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return ERROR
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in EXTRAS:
+        extras = [extra for extra, packages in EXTRAS.items() if (error.name or "").partition(".")[0] in packages]
+        if not extras:
             raise
-        extra = EXTRAS[error.name.partition(".")[0]]
-        print(f"error: {error.name} is not installed: pip install 'introspection-sweep[{extra}]'", file=sys.stderr)
+        print(f"error: {error.name} is missing: pip install 'introspection-sweep[{extras[0]}]'", file=sys.stderr)
         return ERROR
     except KeyboardInterrupt:
         print("stopped at once; run the same command again to go on from here", file=sys.stderr)
