@@ -5,8 +5,7 @@ A **Protocol** (an experiment) is `async def run(trial, subject) -> Outcome`; it
 knows which **Engine** is behind it. The subject turns what the protocol says into **Call**s; the engine answers each
 with a **Reply** that carries a **Receipt**: proof of what was edited. A grader turns an **Outcome** into **Grade**s.
 
-Everything here is frozen, and unknown is None: never 0, "" or False.
-"""
+Everything here is frozen, and unknown is None: never 0, "" or False."""
 
 from __future__ import annotations
 
