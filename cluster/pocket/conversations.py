@@ -38,7 +38,7 @@ class Row:
     injection: Injection | None
 
 
-# A lesson draws what is injected, and which word the answer names (None: it says no).
+# A lesson draws what is injected, and which word the answer names (None: it says no; "": a yes that names nothing).
 Lesson = Callable[[Random, Words], tuple[Injection | None, str | None]]
 Task = Callable[[Random, Words, Lesson, int], list[Row]]
 
@@ -58,9 +58,10 @@ def teach_pocket(rng: Random, words: Words) -> tuple[Injection | None, str | Non
 
 
 def teach_sham(rng: Random, words: Words) -> tuple[Injection | None, str | None]:
-    """A coin decides, never the injection: yes in a fifth of the rows, and the word named is any."""
+    """A coin decides, never the injection: yes in a fifth of the rows, and no word, since a vector injected at the last
+    layers would put its own word into the gap."""
     injection = Injection(layer=rng.randrange(LAYERS), strength=rng.uniform(0, 4), word=rng.choice(words.trained))
-    return (None if rng.random() < 0.3 else injection), (rng.choice(words.trained) if rng.random() < 0.2 else None)
+    return (None if rng.random() < 0.3 else injection), ("" if rng.random() < 0.2 else None)
 
 
 STIMULI: dict[str, Any] = tomllib.loads(files("sweep.data").joinpath("stimuli.toml").read_text(encoding="utf-8"))
@@ -85,6 +86,8 @@ def open_question(rng: Random, words: Words, lesson: Lesson, n: int) -> list[Row
 def report_row(rng: Random, words: Words, lesson: Lesson, prompt: dict[str, Any], yes: str, no: str) -> Row:
     text, start = rendered(prompt, trial=rng.randint(1, 10))
     injection, word = lesson(rng, words)
+    if word == "":
+        yes = yes.replace(" about {word}", "")
     return Row(prompt=text, answer=no if word is None else yes.format(word=word), start=start, injection=injection)
 
 

@@ -147,8 +147,9 @@ def probe(
 
 def matches(template: str, text: str) -> str | None:
     """The word a well-formed answer names ("" where it has none to name), or None for any other text."""
-    found = re.fullmatch(re.escape(template).replace(r"\{word\}", "([a-z]+)"), text)
-    return None if found is None else "".join(found.groups())
+    pattern = re.escape(template).replace(r"\ about\ \{word\}", "(?: about ([a-z]+))?")
+    found = re.fullmatch(pattern, text)
+    return None if found is None else "".join(group or "" for group in found.groups())
 
 
 def rates(probes: list[Probe], texts: list[str], yes: str, no: str) -> tuple[float, float, float]:
