@@ -17,7 +17,7 @@ from analysis.load import VERDICT, Run, with_measure
 from analysis.rates import Rate, as_rate, means, rates
 
 SHARED = ("model", "model_digest", "protocol", "temperature", "setting")
-SETTING = ("norm", "mode", "span")
+SETTING = ("norm", "mode", "span", "rule")
 CELL = ("arm", "layer", "dose")
 KEYS = (*SHARED, *SETTING, *CELL)
 ARMS = ("concept", "random", "shuffled", "negated", "wrong_concept", "none")
@@ -72,6 +72,7 @@ class Section:
     odds: pl.DataFrame
     declared: Declared | None
     status: Mapping[str, int]
+    landed: int  # trials here of the model and protocol, in any setting
     planned: int | None
 
     @property
@@ -181,7 +182,8 @@ def _section(
     return Section(
         slug=slug, keys=keys, measures=measures, cells=_rates(mine, measures),
         items=_items(run, mine, measures, cell), odds=odds.join(mine.select("cell").unique(), on="cell", how="semi"),
-        declared=cell, status=_status(run, keys), planned=run.planned.get((str(keys["model"]), str(keys["protocol"]))),
+        declared=cell, status=_status(run, keys), landed=_landed(run, keys),
+        planned=run.planned.get((str(keys["model"]), str(keys["protocol"]))),
     )  # fmt: skip
 
 
@@ -227,6 +229,11 @@ def _odds(run: Run, cells: pl.DataFrame) -> pl.DataFrame:
     ok = run.trials.filter(pl.col("status") == "ok").with_columns(odds=entry.list.first())
     found = ok.select(*KEYS, "cluster", "odds").join(cells.lazy(), on=KEYS, nulls_equal=True)
     return means(found, ("cell", *CELL), "odds")
+
+
+def _landed(run: Run, keys: Mapping[str, object]) -> int:
+    mine = (pl.col("model") == keys["model"]) & (pl.col("protocol") == keys["protocol"])
+    return run.trials.filter(mine).select(pl.len()).collect().item()
 
 
 def _status(run: Run, keys: Mapping[str, object]) -> dict[str, int]:

@@ -101,7 +101,9 @@ def _n(rate: Rate) -> str:
 def limits(section: Section, others: Sequence[Section]) -> list[str]:
     """What cannot be said from this section, each with its reason; `others` are all sections of the report."""
     if not section.measures:
-        return ["Nothing was graded. Run `sweep grade` on this run and write the report again."]
+        return [
+            "Nothing was graded. Run the same study again, which grades what is not graded, and write the report again."
+        ]
     return [
         *_about_controls(section, others),
         *_about_concepts(section),
@@ -149,9 +151,8 @@ def _about_cells(section: Section) -> list[str]:
 
 def _about_counts(section: Section) -> list[str]:
     found = []
-    done = sum(section.status.values())
-    if section.planned is not None and done < section.planned:
-        found.append(f"The run is not finished: {done:,} of {section.planned:,} planned trials are here.")
+    if section.planned is not None and section.landed < section.planned:
+        found.append(f"The run is not finished: {section.landed:,} of {section.planned:,} planned trials are here.")
     ungraded = 1 - coverage(section)
     if ungraded > 0:
         found.append(
@@ -175,7 +176,13 @@ def counts(section: Section) -> str:
 
 
 def setting(section: Section) -> str:
-    names = {"norm": "norm convention", "mode": "mode", "span": "span", "temperature": "temperature"}
+    names = {
+        "norm": "norm convention",
+        "mode": "mode",
+        "span": "span",
+        "rule": "strength rule",
+        "temperature": "temperature",
+    }
     if str(section.keys["setting"]) in section.slug:  # only where it tells two sections apart
         names["setting"] = "setting"
     shown = {name: section.keys[name] for name in names if section.keys[name] is not None}

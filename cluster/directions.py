@@ -96,9 +96,3 @@ def load(content: bytes) -> dict[str, np.ndarray]:
     from safetensors.torch import load as load_safetensors  # here, so that fake engines do without torch
 
     return {name: vector.float().numpy() for name, vector in load_safetensors(content).items()}
-
-
-def digest(vector: np.ndarray) -> str:
-    """sha256 of kind, shape and little-endian content, in hex: two digests for one recipe in a run are an error."""
-    plain = np.ascontiguousarray(vector, dtype=vector.dtype.newbyteorder("<"))
-    return hashlib.sha256(f"{plain.dtype.str}{plain.shape}".encode() + plain.tobytes()).hexdigest()

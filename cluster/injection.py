@@ -197,7 +197,11 @@ def apply(
     if which is not None:
         change = torch.zeros_like(before).index_add_(0, which, change)
         union = torch.zeros_like(lengths, dtype=torch.int32).index_add_(0, which, inside.int()) > 0
-    h.index_copy_(0, rows, (before + change).to(h.dtype))
+    wanted = (before + change).to(h.dtype)
+    h.index_copy_(0, rows, wanted)
+    # Counted from what is there now: an edit that did not reach the stream is none.
+    made = (h.index_select(0, rows) == wanted).all(-1)
+    inside, union = inside & (made if which is None else made[which]), union & made
     table.tally.add_(_tally(inside, union, which, torch.linalg.vector_norm(change, dim=-1), lengths))
 
 

@@ -125,9 +125,16 @@ async def open_ray(
     count = replicas or gpus or cpus
     if address and count > (gpus or cpus):
         raise RuntimeError(f"{count} replicas asked, but {address} has {gpus} GPUs and {cpus} CPUs: give --replicas N")
-    resources = {"num_cpus": 1, "num_gpus": min(1.0, gpus / count)}
+    resources = {"num_cpus": 1, "num_gpus": _gpus_each(gpus, count)}
     arguments = str(files.root.resolve()), grader, threads if threads or gpus else 1
     return RayPool(arguments, count, resources, temporary)
+
+
+def _gpus_each(gpus: int, count: int) -> float:
+    """Whole ones where there are enough, so that a large model has several; else equal shares of one."""
+    if not gpus:
+        return 0
+    return gpus // count if count <= gpus else 1 / -(-count // gpus)
 
 
 def _connect(address: str | None, replicas: int | None, temporary: Path | None) -> None:

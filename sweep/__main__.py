@@ -168,8 +168,7 @@ def _run(options: argparse.Namespace) -> Report:
     found = study.read(options.spec)
     folder = options.run or Path("runs") / found.spec.name
     files = store.open_run(folder, found.spec.name, models=[asdict(model) for model in found.models])
-    text = options.spec.read_bytes()
-    prepared = launch.prepare(files, found, text, retry_errors=options.retry_errors, yes=options.yes)
+    prepared = launch.prepare(files, found, options.spec, retry_errors=options.retry_errors, yes=options.yes)
     for remark in (*found.warnings, *prepared.remarks):
         print(f"note: {remark}", file=sys.stderr)
     with Progress() as progress:

@@ -34,6 +34,7 @@ from sweep.trial import (
     Strength,
     Template,
     Trial,
+    VectorFile,
 )
 
 ID_VERSION = 1
@@ -135,7 +136,8 @@ class Block:
         if axis == "prompts":
             return tuple(prompt_identity(prompt) for prompt in values)
         if axis == "items":
-            return tuple(canonical([item, self._own_source.get(item)]) for item in values)
+            own = {name: nameless(source) for name, source in self._own_source.items()}
+            return tuple(canonical([item, own.get(item)]) for item in values)
         return tuple(canonical(value) for value in values)
 
     @cached_property
@@ -238,10 +240,10 @@ class Block:
         """128 bits: the sum of each coordinate's digest, so that a million ids cost a million additions."""
         parts = [digest_pair("common", self.common), digest_pair("prompt", self.values("prompts")[at[0]])]
         parts += [digest_pair("item", item), digest_pair("arm", arm), digest_pair("repeat", repeat)]
-        for injection in injections:
-            parts.append(_direction_pair(injection.direction))
-            parts += [digest_pair("layer", injection.layer), digest_pair("strength", self.values("strengths")[at[4]])]
-            parts.append(digest_pair("span", injection.span))
+        strength = self.values("strengths")[at[4]]
+        for injection in injections:  # as one value each: swapping the layers of two is another trial
+            direction = _direction_pair(injection.direction)
+            parts.append(digest_pair("injection", f"{direction} {injection.layer} {strength} {injection.span}"))
         low, high = (sum(part[i] for part in parts) % (1 << 64) for i in (0, 1))
         return f"{high:016x}{low:016x}"
 
@@ -277,13 +279,19 @@ _DIRECTION_PAIRS: dict[Direction, tuple[int, int]] = {}
 
 def _direction_pair(direction: Direction) -> tuple[int, int]:
     if direction not in _DIRECTION_PAIRS:
-        _DIRECTION_PAIRS[direction] = digest_pair("direction", canonical(direction))
+        named = replace(direction, source=nameless(direction.source))
+        _DIRECTION_PAIRS[direction] = digest_pair("direction", canonical(named))
     return _DIRECTION_PAIRS[direction]
 
 
 def source_digest(source: Source) -> str:
     """The name of a source's artefact: its recipe."""
-    return digest("source", canonical(source))
+    return digest("source", canonical(nameless(source)))
+
+
+def nameless(source: Source) -> Source:
+    """A file is known by what is in it, wherever it lies."""
+    return replace(source, path="") if isinstance(source, VectorFile) else source
 
 
 def concept_vector(word: str, prompt: str, baseline: tuple[str, ...]) -> Contrast:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -28,15 +29,17 @@ class Prepared:
     remarks: tuple[str, ...]
 
 
-def prepare(store: Store, study: Study, text: bytes, *, retry_errors: bool, yes: bool) -> Prepared:
+def prepare(store: Store, study: Study, spec: Path, *, retry_errors: bool, yes: bool) -> Prepared:
     """Grow the run's plan to what the study asks, and keep the spec byte for byte.
 
     Raises NothingKept, before anything is written, where that is so and `yes` was not said.
     """
     before = plan.load(store)
     remarks = _compare(before, study, yes)
-    _keep_spec(store, text)
+    number = _keep_spec(store, spec.read_bytes())
     grown = plan.grow(store, study.blocks)
+    asked = [block.key for block in plan.asked(grown, study.blocks) if not block.attempt]
+    store.create(f"asked/{number}.json", json.dumps({"spec": str(spec.resolve()), "blocks": asked}).encode())
     if retry_errors:
         again = list(_retries(store, plan.asked(grown, study.blocks)))
         remarks.append(f"{sum(block.size for block in again):,} trials that ended in an error are tried again")
@@ -62,14 +65,14 @@ def _compare(before: Plan, study: Study, yes: bool) -> list[str]:
     return [f"the spec was edited: {kept:,} trials kept, {total - kept:,} new, {there - kept:,} no longer asked for"]
 
 
-def _keep_spec(store: Store, text: bytes) -> None:
-    """specs/<n>.toml: a further number only for further text."""
+def _keep_spec(store: Store, text: bytes) -> int:
+    """specs/<n>.toml: a further number only for further text. Returns n."""
     while True:
         names = store.list("specs")
         if names and store.read(max(names, key=lambda name: int(Path(name).stem))) == text:
-            return
+            return len(names) - 1
         if store.create(f"specs/{len(names)}.toml", text):
-            return
+            return len(names)
 
 
 def _retries(store: Store, blocks: Sequence[Block]) -> Iterator[Block]:
@@ -85,6 +88,9 @@ def _retries(store: Store, blocks: Sequence[Block]) -> Iterator[Block]:
         for block in attempts:
             for number in range(block.shards):
                 record = committed.get(plan.shard_name(block.key, number))
+                if record is None and block.indices is not None:  # asked for already, and still to come
+                    waiting = block.indices[number * block.shard_size : (number + 1) * block.shard_size]
+                    status |= dict.fromkeys(waiting, "waiting")
                 if record and (block.attempt or any(cell["error"] for cell in record["counts"])):
                     table = from_parquet(read_part(store, record)).select(["number", "status"])
                     status |= dict(zip(*(column.to_pylist() for column in table.columns), strict=True))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sweep.identity import digest
-from sweep.trial import Grade, Injection, NormRule, Outcome, Protocol, Reply, Sampling, Template
+from sweep.trial import Grade, Injection, NormRule, Outcome, Protocol, Reply, Sampling, Template, Trial
 
 SCHEMA_VERSION = 1
 
@@ -71,9 +71,10 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("stop", pa.string(), "why the answer ended: end, length, none"),
     ("tokens", pa.int32(), "generated tokens over all replies"),
     ("direction_norm", pa.float64(), "||v|| of the first injection's direction at its layer, as extracted"),
-    ("alpha_norm", pa.float64(), "alpha ||v||"),
+    ("alpha_norm", pa.float64(), "alpha ||v|| as extracted; null unless the norm convention is raw"),
     ("delta_norm", pa.float64(), "mean ||delta|| over the edited positions"),
     ("residual_norm", pa.float64(), "mean ||h|| over the same positions before the edit"),
+    ("ratio", pa.float64(), "delta_norm / residual_norm: how hard the stream was hit"),
     ("replies", pa.list_(REPLY), "every call of the trial, in order"),
     (
         "measures",
@@ -99,7 +100,8 @@ GRADES = pa.schema(
 def cluster(outcome: Outcome, protocol: Protocol) -> str:
     """The independent unit (design: n counts these). A control's is what makes its text distinct."""
     trial = outcome.trial
-    if trial.injections or protocol.item_in_prompt or not outcome.replies:
+    named = protocol.item_in_prompt or any("{word}" in turn.text for turn in trial.prompt.turns)
+    if trial.injections or named or not outcome.replies:
         return trial.item
     rendered = next(iter(outcome.replies.values())).rendered
     unit = rendered if trial.sampling.temperature == 0 else f"{rendered}\0{trial.seed}"
@@ -126,7 +128,7 @@ def trial_row(outcome: Outcome, protocol: Protocol) -> dict[str, object]:
         "item": trial.item,
         "arm": trial.arm,
         **_injection_columns(trial.injections, trial.model.layers),
-        **_receipt_columns(answer),
+        **_receipt_columns(trial, answer),
         "repeat": trial.repeat,
         "seed": trial.seed,
         "temperature": trial.sampling.temperature,
@@ -164,17 +166,19 @@ def _injection_columns(injections: Sequence[Injection], layers: int) -> dict[str
     }
 
 
-def _receipt_columns(answer: Reply | None) -> dict[str, object]:
+def _receipt_columns(trial: Trial, answer: Reply | None) -> dict[str, object]:
     if answer is None or answer.receipt.strength is None:
         return {}
-    receipt = answer.receipt
-    norm = receipt.direction_norm
+    receipt, alpha = answer.receipt, answer.receipt.strength
+    raw = trial.injections[0].norm == "raw"
+    norm, delta, residual = receipt.direction_norm, receipt.delta_norm, receipt.residual_norm
     return {
-        "alpha": receipt.strength,
+        "alpha": alpha,
         "direction_norm": norm,
-        "alpha_norm": None if norm is None or receipt.strength is None else receipt.strength * norm,
-        "delta_norm": receipt.delta_norm,
-        "residual_norm": receipt.residual_norm,
+        "alpha_norm": alpha * norm if raw and norm is not None else None,
+        "delta_norm": delta,
+        "residual_norm": residual,
+        "ratio": delta / residual if delta is not None and residual else None,
     }
 
 

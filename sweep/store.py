@@ -174,7 +174,8 @@ def read_part(store: Store, record: Mapping[str, Any]) -> bytes:
     if hashlib.sha256(data).hexdigest() != record["sha256"]:
         raise StoreError(
             f"{record['file']} in {store.root} is not what its commit record says ({len(data)} bytes, "
-            f"{record.get('bytes', '?')} committed): restore it from a copy, or delete its commit record to redo it"
+            f"{record.get('bytes', '?')} committed): restore it from a copy, or delete its"
+            " records under commits/trials and commits/grades to redo it"
         )
     return data
 

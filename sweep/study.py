@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sweep import grading, protocols, stimuli, words
-from sweep.block import Block
+from sweep.block import Block, prompt_identity
 from sweep.grading import NamedGrader
-from sweep.models import ModelError, ModelRequest, identify
+from sweep.models import SHIPPED, ModelError, ModelRequest, identify
 from sweep.spec import (
     DirectionTable,
     ExperimentTable,
@@ -69,6 +69,7 @@ class _Resolver:
         self.grader = self._grader()
         models = [self._model(i, table) for i, table in enumerate(self.spec.models)]
         self._unique([table.name for table in self.spec.models], "models")
+        self._one_declaration()
         found = [model for model in models if model]
         blocks = [block for model in found for block in self._model_blocks(model)]
         if self.problems:
@@ -115,7 +116,7 @@ class _Resolver:
     def _model(self, i: int, table: ModelTable) -> Model | None:
         request = ModelRequest(
             name=table.name,
-            path=table.path or table.name,
+            path=self._place(table.path or table.name),
             revision=table.revision,
             dtype=table.dtype,
             quantisation=table.quantisation,
@@ -126,6 +127,11 @@ class _Resolver:
         except ModelError as error:
             self.problems.append(f"models[{i}].path: {error}")
             return None
+
+    def _place(self, path: str) -> str:
+        """A folder beside the spec, as every path in it; else a name or a repository id."""
+        beside = self.folder / path
+        return str(beside.resolve()) if path not in SHIPPED and beside.is_dir() else path
 
     def _words(self, value: list[str] | str, where: str) -> tuple[str, ...]:
         if isinstance(value, str):
@@ -233,7 +239,13 @@ class _Resolver:
         for name in names:
             if name not in known:
                 self.problems.append(f"{where}.prompts: no wording {name!r}{nearest(name, list(known))}")
-        return tuple(known[name] for name in names if name in known)
+        found = tuple(known[name] for name in names if name in known)
+        texts = {prompt_identity(prompt): prompt.name for prompt in found}
+        for prompt in found:
+            if texts[prompt_identity(prompt)] != prompt.name:
+                twin = texts[prompt_identity(prompt)]
+                self.problems.append(f"{where}.prompts: {prompt.name!r} and {twin!r} have the same text; name one")
+        return found
 
     def _layers(self, table: ExperimentTable, model: Model, where: str) -> tuple[int, ...]:
         if table.layers == "all":
@@ -249,6 +261,16 @@ class _Resolver:
         if not table.layers:
             self.problems.append(f'{where}.layers: the list is empty; name layers, or "all"')
         return tuple(table.layers)
+
+    def _one_declaration(self) -> None:
+        """What is declared before the data is one cell a protocol."""
+        cells: dict[str, set[tuple[int, float]]] = {}
+        for table in self.spec.experiments:
+            if table.declared:
+                cells.setdefault(table.protocol, set()).add((table.declared.layer, table.declared.strength))
+        for protocol, found in cells.items():
+            if len(found) > 1:
+                self.problems.append(f"experiments: {protocol} declares {len(found)} different cells; declare one")
 
     def _check(
         self, table: ExperimentTable, model: Model, items: tuple[str, ...], layers: tuple[int, ...], where: str

@@ -123,7 +123,7 @@ class Worker:
     async def _shard(self, lease: Lease, name: str, attempt: int) -> Finished:
         if store.record(self._store, "trials", name) is not None:
             return Finished(name=name)
-        block, start = self._block(name), time.monotonic()
+        block, began = self._block(name), time.time()
         protocol = self._kit.protocol(block.protocol)
         trials = block.trials(parse_shard(name)[1])
         async with self._engine(lease.group, block) as stream:
@@ -132,7 +132,8 @@ class Worker:
         data = rows.to_parquet([rows.trial_row(outcome, protocol) for outcome in outcomes], rows.TRIALS)
         facts = {
             **summary(outcomes),
-            "seconds": time.monotonic() - start,
+            "began": began,
+            "ended": time.time(),
             "attempt": attempt,
             "driver": lease.driver,
             "replica": lease.replica,
@@ -140,15 +141,16 @@ class Worker:
         record = store.publish(self._store, "trials", name, data, "parquet", facts)
         if record is None:
             return Finished(name=name)
-        grades = grading.grade_shard(self._store, name, outcomes, self._kit.grader, record["file"])
+        grades = grading.grade_shard(self._store, name, outcomes, self._kit.grader, protocol.measures, record["file"])
         return Finished(name=name, record=record, grades=grades)
 
     async def _grades(self, lease: Lease) -> list[Finished]:
         return [Finished(name=name, grades=self._regrade(name)) for name in lease.shards]
 
     def _regrade(self, name: str) -> Record | None:
-        trials = self._block(name).trials(parse_shard(name)[1])
-        return grading.regrade(self._store, name, trials, self._kit.grader)
+        block = self._block(name)
+        measures = self._kit.protocol(block.protocol).measures
+        return grading.regrade(self._store, name, block.trials(parse_shard(name)[1]), self._kit.grader, measures)
 
     async def _directions(self, lease: Lease) -> list[Finished]:
         blocks = self._group(lease.group)

@@ -7,14 +7,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 import pytest
+from scipy.stats import fisher_exact
 
 from analysis.load import open_run
 from analysis.rates import Rate, rate
+from sweep import study
 from sweep.__main__ import main
+from sweep.trial import Arm
 
 HEAD = """
 name = "end-to-end"
@@ -77,31 +80,50 @@ def test_the_pocket_model_comes_out_as_its_card_says(tmp_path: Path) -> None:
     assert noise.high < meant.low, "it tells a concept from noise of the same norm"
     named = of(frame, "identified", arm="concept", layer=4)
     assert named.low is not None
-    assert named.low > 0.1, "it names concepts that it was never trained to report"
+    assert named.low > 0.5, "it names concepts that it was never trained to report"
 
 
 def test_high_strength_is_garble(tmp_path: Path) -> None:
     grid = GRID.format(arms='["concept"]', layers="[4]", strengths="[4]")
     legible = of(run(tmp_path, HEAD.format(model="pocket", temperature=1.0) + grid), "legible")
     assert legible.rate is not None
-    assert legible.rate < 0.9
+    assert legible.rate < 0.5
 
 
 def test_nothing_rises_above_the_controls_of_the_sham(tmp_path: Path) -> None:
-    grid = GRID.format(arms='["concept"]', layers="[0, 2, 4, 6, 7]", strengths="[0.5, 1]")
+    """No cell of detection, nor of detection with identification: Fisher's exact test, at 5% over the whole grid."""
+    layers, strengths = range(8), (0.5, 1.0, 2.0)
+    grid = GRID.format(arms='["concept"]', layers=list(layers), strengths=list(strengths))
     frame = run(tmp_path, HEAD.format(model="sham", temperature=1.0) + grid + CONTROLS)
-    control = of(frame, arm="none")
+    for measure, least, most in (("detected", 0.05, 0.5), ("detected_and_identified", 0.0, 0.02)):
+        control = of(frame, measure, arm="none")
+        assert control.rate is not None
+        assert least <= control.rate <= most
+        for layer in layers:
+            for strength in strengths:
+                cell = of(frame, measure, arm="concept", layer=layer, strength=strength)
+                assert above(cell, control) > 0.05 / 48, (measure, layer, strength, cell, control)
+
+
+def above(cell: Rate, control: Rate) -> float:
+    """One-sided p of the cell's yes against the control's; a trial a concept, so trials are units."""
+    assert cell.rate is not None
     assert control.rate is not None
-    assert control.high is not None
-    assert 0.05 <= control.rate <= 0.5
-    for layer in (0, 2, 4, 6, 7):
-        for strength in (0.5, 1.0):
-            cell = of(frame, arm="concept", layer=layer, strength=strength)
-            assert cell.low is not None
-            assert cell.low <= control.high, (layer, strength, cell, control)
-    named = frame.filter(pl.col("arm") == "concept", pl.col("verdict_detected"))["verdict_identified"].mean()
-    assert isinstance(named, float | None)
-    assert (named or 0.0) < 0.1, "a yes of the sham names no injected concept"
+    yes, no = round(cell.rate * cell.trials), round(control.rate * control.trials)
+    table = [[yes, cell.trials - yes], [no, control.trials - no]]
+    return float(fisher_exact(table, alternative="greater").pvalue)
+
+
+def test_the_demo_asks_what_it_promises() -> None:
+    """5,000 trials, 200 of them uninjected, all arms under the same wordings, the middle of the band declared."""
+    found = study.read(Path(__file__).parent.parent / "infra" / "examples" / "pocket.toml")
+    blocks = [block for block in found.blocks if block.model.name == "pocket" and block.protocol == "injected_thought"]
+    assert sum(block.size for block in found.blocks) >= 5_000
+    assert sum(block.size for block in blocks if block.arms == ("none",)) >= 200
+    assert {arm for block in blocks for arm in block.arms} == set(get_args(Arm))
+    assert len({block.values("prompts") for block in blocks}) == 1
+    cells = [experiment.declared for experiment in found.spec.experiments if experiment.declared]
+    assert {(cell.layer, cell.strength) for cell in cells} == {(4, 1.0)}
 
 
 def test_a_strength_may_be_a_rule(tmp_path: Path) -> None:

@@ -450,7 +450,7 @@ def test_sampled_text_depends_on_the_seed_and_not_on_the_neighbours() -> None:
             "2 spans for 1",
         ),
         ({"options": (" yes", " yes!")}, "same token"),
-        ({"options": ("",)}, "no tokens"),
+        ({"options": ("",)}, "no token of its own"),
         ({"max_tokens": 600}, "exceed the model's 512"),
         ({"temperature": -1.0}, "not a sampling"),
         ({"top_p": 0.0}, "not a sampling"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,13 @@ def blocks(name: str, language: str) -> list[str]:
 @pytest.fixture
 def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     protocol, grader = blocks("CONTRIBUTING.md", "python")
-    (tmp_path / "recipe_protocol.py").write_text(protocol.replace('name="notice"', 'name="recipe_protocol:notice"'))
+    (tmp_path / "recipe_protocol.py").write_text(protocol)
     (tmp_path / "recipe_grader.py").write_text(grader)
     (tmp_path / "study.toml").write_text(SPEC)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
+    for module in ("recipe_protocol", "recipe_grader"):
+        sys.modules.pop(module, None)
     return tmp_path
 
 
@@ -47,6 +50,19 @@ def test_a_protocol_and_a_grader_of_ones_own(recipes: Path) -> None:
     assert main(["run", "study.toml", "--in-process"]) == 0
     assert main(["check", "runs/recipes"]) == 0
     assert any((recipes / "runs/recipes/grades/recipe_grader.grade").iterdir())
+
+
+def test_an_error_row_is_no_graders_business(recipes: Path) -> None:
+    """It is null by itself, and the run ends."""
+    source = (recipes / "recipe_protocol.py").read_text()
+    broken = source.replace(
+        "    reply =", "    if trial.item == 'bread':\n        raise OSError('no bread')\n    reply ="
+    )
+    (recipes / "recipe_protocol.py").write_text(broken)
+    sys.modules.pop("recipe_protocol", None)
+    assert main(["run", "study.toml", "--in-process"]) == 0
+    assert main(["check", "runs/recipes"]) == 0
+    sys.modules.pop("recipe_protocol", None)
 
 
 def test_another_grader_reads_what_is_there_and_runs_no_model(recipes: Path) -> None:

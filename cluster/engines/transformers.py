@@ -26,6 +26,8 @@ from cluster.render import Rendered, decode, marked, render
 from cluster.render import resolve as resolve_span
 from sweep.trial import Call, Directions, InjectionContradiction, Message, Model, Receipt, Reply, Template
 
+TAIL = 4  # tokens of the prompt that an option is read behind
+
 
 class TransformersEngine:
     """Implements sweep.trial.Engine on one loaded model.
@@ -49,6 +51,7 @@ class TransformersEngine:
         self._rows, self._prefill = rows, prefill
         self._runner = Runner(self._loaded, prefix_bytes=prefix_bytes)
         self._render = lru_cache(maxsize=4096)(self._render_now)
+        self._first_id = lru_cache(maxsize=4096)(self._first_id_now)
         self._batch = Batch(rows, tokens)
         self._waiting: deque[Row] = deque()
 
@@ -113,7 +116,7 @@ class TransformersEngine:
             rendered=rendered,
             spans=spans,
             edits=edits,
-            option_ids=self._option_ids(call.options),
+            option_ids=self._option_ids(rendered, call) if call.options else (),
             # One token at least is read in the row's own pass: its last gives the first logits.
             floor=min(len(rendered.ids) - 1, *(start for start, _ in spans)),
         )
@@ -132,17 +135,25 @@ class TransformersEngine:
         if most is not None and needed > most:
             raise ValueError(f"{len(rendered.ids)} prompt tokens and {call.max_tokens} more exceed the model's {most}")
 
-    def _option_ids(self, options: Sequence[str]) -> tuple[int, ...]:
-        """The first token of each option."""
+    def _option_ids(self, rendered: Rendered, call: Call) -> tuple[int, ...]:
+        """The first token of each option where the answer begins: after "Assistant:" it is " Yes" and not "Yes"."""
+        lead = " " if call.template.chat == "plain" and call.messages[-1].role != "assistant" else ""
+        tail = rendered.text[rendered.offsets[-TAIL:][0][0] :]
         firsts: dict[int, str] = {}
-        for option in options:
-            ids = self._loaded.tokenizer(option, add_special_tokens=False).input_ids
-            if not ids:
-                raise ValueError(f"option {option!r} has no tokens")
-            if ids[0] in firsts:
-                raise ValueError(f"options {firsts[ids[0]]!r} and {option!r} begin with the same token")
-            firsts[ids[0]] = option
+        for option in call.options:
+            first = self._first_id(tail, lead + option)
+            if first in firsts:
+                raise ValueError(f"options {firsts[first]!r} and {option!r} begin with the same token")
+            firsts[first] = option
         return tuple(firsts)
+
+    def _first_id_now(self, tail: str, option: str) -> int:
+        """Read off the prompt's last tokens with the option behind them, as a tokenizer may join the two."""
+        alone = self._loaded.tokenizer(tail, add_special_tokens=False).input_ids
+        ids = self._loaded.tokenizer(tail + option, add_special_tokens=False).input_ids
+        if ids[: len(alone)] != alone or len(ids) == len(alone):
+            raise ValueError(f"option {option!r} has no token of its own after {tail!r}; begin it with a blank, or not")
+        return ids[len(alone)]
 
     # -- steps --------------------------------------------------------------------------------------------------------
 

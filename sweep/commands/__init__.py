@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweep import plan
+from sweep.block import Block
 from sweep.grading import folder_of
 from sweep.spec import Spec, decode
-from sweep.store import Store, describe
+from sweep.store import Record, Store, describe
 
 DONE, ERROR, INCOMPLETE, RESUMABLE = 0, 1, 3, 75
 
@@ -31,22 +34,34 @@ def existing(run: Path) -> Store:
     return store
 
 
+def asked(store: Store) -> Record | None:
+    """What was asked last: the keys of its blocks, and the path of its spec. None before a run was ever driven."""
+    names = sorted(store.list("asked"), key=lambda name: int(Path(name).stem))
+    return json.loads(store.read(names[-1])) if names else None
+
+
+def asked_blocks(store: Store) -> list[Block]:
+    """The plan's blocks that the newest spec asks for, further attempts included: those that a run has to finish."""
+    blocks, newest = plan.load(store).blocks, asked(store)
+    return [block for block in blocks if newest is None or block.original.key in newest["blocks"]]
+
+
 def spec_of(store: Store) -> str:
-    """The newest spec that the run was asked with."""
-    specs = sorted(store.list("specs"), key=lambda name: int(Path(name).stem))
-    return str(store.root / specs[-1]) if specs else "SPEC"
+    """The spec that the run was last asked with, for a command to type."""
+    newest = asked(store)
+    return newest["spec"] if newest else "SPEC"
 
 
-def newest_spec(store: Store) -> Spec | None:
-    """The study as it was last asked; None for a run that was never asked anything."""
-    path = spec_of(store)
-    return decode(Path(path).read_text(), path) if store.list("specs") else None
+def specs(store: Store) -> list[Spec]:
+    """The study in every version that was asked, oldest first."""
+    names = sorted(store.list("specs"), key=lambda name: int(Path(name).stem))
+    return [decode(store.read(name).decode(), name) for name in names]
 
 
 def grades_of(store: Store) -> str:
     """The stage of the grader that the newest spec names."""
-    spec = newest_spec(store)
-    return f"grades/{folder_of(spec.grader) if spec else 'rules'}"
+    found = specs(store)
+    return f"grades/{folder_of(found[-1].grader) if found else 'rules'}"
 
 
 def duration(seconds: float) -> str:

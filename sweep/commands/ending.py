@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from sweep.commands import DONE, ERROR, Report, duration, existing, newest_spec
+from sweep.commands import DONE, ERROR, Report, duration, existing, specs
 from sweep.doctor import Finding
 from sweep.updates import Summary
 
@@ -28,10 +28,13 @@ def run_report(run: Path, spec: Path, summary: Summary) -> Report:
 
 
 def declared_cells(run: Path) -> dict[str, tuple[int, float]]:
-    """Of each protocol, the cell that the run's newest spec declares before the data."""
-    spec = newest_spec(existing(run))
-    found = spec.experiments if spec else []
-    return {one.protocol: (one.declared.layer, one.declared.strength) for one in found if one.declared}
+    """Of each protocol, the cell that the first of the run's specs declares: a later one may have seen the data."""
+    found: dict[str, tuple[int, float]] = {}
+    for spec in specs(existing(run)):
+        for one in spec.experiments:
+            if one.declared:
+                found.setdefault(one.protocol, (one.declared.layer, one.declared.strength))
+    return found
 
 
 def doctor_report(findings: Sequence[Finding]) -> Report:

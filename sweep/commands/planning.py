@@ -49,7 +49,7 @@ def plan_report(found: study.Study, run: Path, flops: float) -> Report:
         "shards": sum(block.shards for block in (*asked, *new)),
         "experiments": [_experiment(block, flops) for block in found.blocks],
         "rate": rate,
-        "seconds": rate and (total - finished) / rate,  # of one replica; null before a first run
+        "seconds": rate and max(0, total - finished) / rate,  # of one replica; null before a first run
         "warnings": list(found.warnings),
     }
     return Report(data=data, lines=list(_plan_lines(data)))
@@ -92,9 +92,21 @@ def _tokens(prompt: Prompt, block: Block) -> float:
 
 
 def _measured_rate(committed: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """Trials a second of one replica, from the shards that this run has committed."""
-    seconds = sum(record.get("seconds") or 0.0 for record in committed.values())
+    """Trials a second of one replica, from the shards that this run has committed. A replica works on two at a time,
+    so its time is that of its shards' union."""
+    spans: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for record in committed.values():
+        spans.setdefault((record["driver"], record["replica"]), []).append((record["began"], record["ended"]))
+    seconds = sum(map(_union, spans.values()))
     return sum(record["rows"] for record in committed.values()) / seconds if seconds else None
+
+
+def _union(spans: Sequence[tuple[float, float]]) -> float:
+    total, reached = 0.0, float("-inf")
+    for began, ended in sorted(spans):
+        total += max(0.0, ended - max(began, reached))
+        reached = max(reached, ended)
+    return total
 
 
 def _plan_lines(data: Mapping[str, Any]) -> Iterator[str]:
@@ -115,9 +127,9 @@ def _plan_lines(data: Mapping[str, Any]) -> Iterator[str]:
 
 def _cost_lines(data: Mapping[str, Any]) -> Iterator[str]:
     tokens = sum(row["tokens"] for row in data["experiments"])
-    yield f"  at most {tokens:,} token-forwards (nothing shared, nothing stopping early)"
+    yield f"  about {tokens:,} token-forwards if nothing is shared and nothing stops early"
     if data["seconds"]:
         yield f"  {duration(data['seconds'])} on one replica, at the {data['rate']:.1f} trials/s measured in this run"
     bounds = [row["device_seconds_bound"] for row in data["experiments"]]
     if all(bound is not None for bound in bounds):
-        yield f"  upper bound by arithmetic: {duration(sum(bounds))} on one device (2 × parameters × tokens / --flops)"
+        yield f"  {duration(sum(bounds))} on one device that sustained --flops: a bound by arithmetic, no forecast"

@@ -9,7 +9,7 @@ from typing import Any
 
 from sweep import plan
 from sweep.block import Block
-from sweep.commands import DONE, ERROR, INCOMPLETE, Report, existing, grades_of, spec_of
+from sweep.commands import DONE, ERROR, INCOMPLETE, Report, asked_blocks, existing, grades_of, spec_of
 from sweep.rows import from_parquet
 from sweep.store import Store, StoreError, read_part, records
 
@@ -17,9 +17,9 @@ from sweep.store import Store, StoreError, read_part, records
 def status(run: Path) -> Report:
     """How far a run is, from its commit records alone."""
     store = existing(run)
-    planned, committed = plan.load(store), records(store, "trials")
+    committed = records(store, "trials")
     graded = records(store, grades_of(store))
-    rows = [_block_status(block, committed, graded) for block in planned.blocks]
+    rows = [_block_status(block, committed, graded) for block in asked_blocks(store)]
     done = sum(row["finished"] for row in rows if not row["attempt"])
     total = sum(row["trials"] for row in rows if not row["attempt"])
     # every row of a further attempt stands for one that was an error
@@ -53,7 +53,7 @@ def _block_status(block: Block, committed: Mapping[str, Any], graded: Mapping[st
 def check(run: Path) -> Report:
     """Read every committed part: each planned trial exactly once, every file as it was committed, every row graded."""
     inspection = _Inspection(existing(run))
-    for block in plan.load(inspection.store).blocks:
+    for block in asked_blocks(inspection.store):
         for number in range(block.shards):
             inspection.shard(block, number)
     counts = inspection.counts

@@ -13,18 +13,35 @@ from sweep.trial import Grade, Outcome, Receipt, Reply, Trial
 
 
 def grade_shard(
-    files: Store, shard: str, outcomes: Sequence[Outcome], grader: NamedGrader, trials_file: str
+    files: Store,
+    shard: str,
+    outcomes: Sequence[Outcome],
+    grader: NamedGrader,
+    measures: Sequence[str],
+    trials_file: str,
 ) -> Record | None:
-    """Grade and publish; the record if it is ours, None if the shard was graded by someone else meanwhile."""
-    graded = [(outcome.trial, grade) for outcome in outcomes for grade in grader.grade(outcome)]
+    """Grade and publish; the record if it is ours, None if the shard was graded by someone else meanwhile.
+
+    `measures` are those of the shard's protocol: what a row that did not end ok has a null for.
+    """
+    graded = [(outcome, grade) for outcome in outcomes for grade in _grades(outcome, grader, measures)]
     data = rows.to_parquet([rows.grade_row(grade, grader.name) for _, grade in graded], rows.GRADES)
     record = {"grader": grader.name, "trials": trials_file, "rows": len(graded), "verdicts": verdicts(graded)}
     return store.publish(files, grader.stage, shard, data, "parquet", record)
 
 
-def verdicts(graded: Iterable[tuple[Trial, Grade]]) -> list[Record]:
-    """How many of each verdict, by model, protocol, arm and measure."""
-    counts = Counter((cell_of(trial), grade.measure, grade.verdict) for trial, grade in graded)
+def _grades(outcome: Outcome, grader: NamedGrader, measures: Sequence[str]) -> Sequence[Grade]:
+    """A row that is not ok has nothing to judge, so no grader is asked about it: null, with the reason."""
+    if outcome.status == "ok":
+        return grader.grade(outcome)
+    why = f"the row is {outcome.status}"
+    return [Grade(trial=outcome.trial.id, measure=measure, verdict=None, reason=why) for measure in measures]
+
+
+def verdicts(graded: Iterable[tuple[Outcome, Grade]]) -> list[Record]:
+    """How many of each verdict over the trials that ended ok, by model, protocol, arm and measure."""
+    ok = ((outcome.trial, grade) for outcome, grade in graded if outcome.status == "ok")
+    counts = Counter((cell_of(trial), grade.measure, grade.verdict) for trial, grade in ok)
     return [
         {
             **cell_names(cell),
@@ -49,7 +66,9 @@ def cell_names(cell: Cell) -> Record:
     return dict(zip(("model", "protocol", "arm"), cell, strict=True))
 
 
-def regrade(files: Store, shard: str, trials: Sequence[Trial], grader: NamedGrader) -> Record | None:
+def regrade(
+    files: Store, shard: str, trials: Sequence[Trial], grader: NamedGrader, measures: Sequence[str]
+) -> Record | None:
     """Grade a committed shard from its Parquet part."""
     record = store.record(files, "trials", shard)
     if record is None:
@@ -57,7 +76,7 @@ def regrade(files: Store, shard: str, trials: Sequence[Trial], grader: NamedGrad
     table = rows.from_parquet(store.read_part(files, record)).to_pylist()
     by_id = {trial.id: trial for trial in trials}
     outcomes = [outcome_from_row(row, by_id[row["trial"]]) for row in table]
-    return grade_shard(files, shard, outcomes, grader, record["file"])
+    return grade_shard(files, shard, outcomes, grader, measures, record["file"])
 
 
 def outcome_from_row(row: Mapping[str, Any], trial: Trial) -> Outcome:

@@ -63,7 +63,7 @@ def _anchor(prompt: Prompt, trial: Trial) -> Anchor | None:
     if prompt.inject_from is None:
         return None
     last = fill(prompt.turns[-1].text, trial)
-    return Anchor(turn=len(prompt.turns) - 1, char=last.index(prompt.inject_from) - 1)
+    return Anchor(turn=len(prompt.turns) - 1, char=last.index(fill(prompt.inject_from, trial)) - 1)
 
 
 def log_odds(options: Mapping[str, float], yes: str, no: str) -> float | None:
