@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cluster.directions import digest, dump, load, measure, realise
+from cluster.directions import dump, load, measure, realise
 from cluster.engines.transformers import TransformersEngine
 from sweep.trial import Call, Contrast, Direction, Reply, Template, VectorFile
 from tests import tiny_models
@@ -123,7 +123,4 @@ def test_a_file_and_back() -> None:
     assert back.keys() == vectors.keys()
     for name, vector in vectors.items():
         np.testing.assert_array_equal(back[name], vector)
-        assert digest(back[name]) == digest(vector)
-    assert digest(vectors["a"]) != digest(vectors["b"])
-    assert digest(vectors["b"]) != digest(vectors["b"].reshape(-1)) != digest(vectors["b"].astype(np.float64))
-    assert digest(np.asfortranarray(vectors["a"])) == digest(vectors["a"])
+        assert back[name].tobytes() == vector.tobytes()
