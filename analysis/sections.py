@@ -17,7 +17,7 @@ from analysis.load import VERDICT, Run, with_measure
 from analysis.rates import Rate, as_rate, means, rates
 
 SHARED = ("model", "model_digest", "protocol", "temperature", "setting")
-SETTING = ("norm", "mode", "span", "rule")
+SETTING = ("norm", "mode", "span")
 CELL = ("arm", "layer", "dose")
 KEYS = (*SHARED, *SETTING, *CELL)
 ARMS = ("concept", "random", "shuffled", "negated", "wrong_concept", "none")

@@ -180,7 +180,6 @@ def setting(section: Section) -> str:
         "norm": "norm convention",
         "mode": "mode",
         "span": "span",
-        "rule": "strength rule",
         "temperature": "temperature",
     }
     if str(section.keys["setting"]) in section.slug:  # only where it tells two sections apart
