@@ -68,7 +68,7 @@ def chaos(root: Path, faults: int, seed: int, *, verbose: bool = False) -> Resul
         driver.finish()
     finally:
         driver.kill()
-    return count(files, dealt)
+    return count(files, dealt, wanted(grown))
 
 
 def wanted(grown: int) -> list[Block]:
@@ -156,8 +156,9 @@ def birth(pid: int) -> int | None:
         return None
 
 
-def count(files: Store, faults: int) -> Result:
-    blocks = plan.load(files).blocks
+def count(files: Store, faults: int, asked: Sequence[Block]) -> Result:
+    """Against what was asked for, not what the run says was."""
+    blocks = plan.difference(asked, [])
     planned = Counter(trial.id for b in blocks for number in range(b.shards) for trial in b.trials(number))
     read = _ids(files, [record["file"] for record in store.records(files, "trials").values()])
     graded = set(_ids(files, [record["file"] for record in store.records(files, "grades/rules").values()]))
