@@ -17,7 +17,7 @@ TITLES = {
 QUESTIONS = {
     "injected_thought": "The model is told that a thought may be injected, and asked whether it detects one.",
     "open_question": "Nothing is said about injection; the model is asked what is on its mind.",
-    "forced_identification": "The answer begins with “I detect an injected thought about”. Can the model go on?",
+    "forced_identification": "The claim to detect a thought is put in the model's mouth. Can it name the concept?",
     "yes_bias": "Unrelated questions whose answer is no. A rise in yes under injection is a bias, not detection.",
 }
 VERBS = {
