@@ -225,7 +225,7 @@ def _make_run(files: Store, document: Record) -> None:
         strangers = sorted({path.name for path in files.root.iterdir()} - {TMP, "run.json"})
     except OSError as error:
         raise StoreError(explain(error, "run.json", files.root)) from error
-    if strangers:
+    if strangers and not files.exists("run.json"):  # else another driver has made it meanwhile, and gone on
         raise StoreError(
             f"{files.root} is not empty and not a run ({strangers[0]} is in it): give a new folder with --run"
         )

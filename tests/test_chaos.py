@@ -40,7 +40,7 @@ def test_ctrl_c_is_resumable_and_leaves_no_process(tmp_path: Path) -> None:
     driver.kill()
     landed = len(store.committed(files, "trials"))
     assert 0 < landed < len(list(plan.in_order(plan.load(files).blocks)))
-    assert count(files, 0).doubled == 0
+    assert count(files, 0, wanted(1)).doubled == 0
 
 
 def _descendants(pid: int) -> list[int]:

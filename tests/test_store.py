@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -221,3 +221,25 @@ def test_no_run_there(tmp_path: Path) -> None:
 def test_a_missing_file(files: Store) -> None:
     with pytest.raises(StoreError, match=r"trials/x is missing from .*`sweep check"):
         files.read("trials/x")
+
+
+def test_a_run_that_another_driver_makes_meanwhile_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between this driver's look for run.json and its look at the folder, another one made the run and went on."""
+
+    def late(*_: object) -> None:
+        open_run(tmp_path / "run", "study").create("specs/0.toml", b"x")
+
+    monkeypatch.setattr(store, "make_folders", _once(late, store.make_folders))
+    assert open_run(tmp_path / "run", "study").exists("specs/0.toml")
+
+
+def _once(first: Callable[..., None], then: Callable[..., None]) -> Callable[..., None]:
+    """`first` the first time, with `then` after it and from then on."""
+    todo = [first]
+
+    def call(*arguments: object) -> None:
+        if todo:
+            todo.pop()(*arguments)
+        then(*arguments)
+
+    return call
