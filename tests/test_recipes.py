@@ -116,3 +116,15 @@ def test_every_make_target_in_the_documents_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
         assert set(re.findall(r"`make ([a-z]+)", (ROOT / name).read_text())) <= targets
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_a_file_that_a_document_names_is_there(name: str) -> None:
+    named = re.findall(r"`((?:sweep|cluster|analysis|infra)/[\w./]+)`", (ROOT / name).read_text())
+    assert named
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_engines_are_wired_where_the_recipe_says() -> None:
+    (file,) = re.findall(r"`engine_for` of `([\w./]+)`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert "def engine_for(" in (ROOT / file).read_text()
