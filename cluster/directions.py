@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float32
 from safetensors.numpy import save as save_safetensors
 
-from sweep.trial import Contrast, Direction, Engine, Source, Template, VectorFile
+from sweep.engine import Engine
+from sweep.trial import Contrast, Direction, Source, Template, VectorFile
 
 Vectors = Float32[np.ndarray, "layers hidden"]
 

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweep.trial import Direction, Directions, Dose, Engine, Injection, NormRule
+from sweep.engine import Engine
+from sweep.trial import Direction, Directions, Dose, Injection, NormRule
 
 SCHEMA = pa.schema([("dose", pa.string()), ("alpha", pa.float64()), ("reason", pa.string())])
 

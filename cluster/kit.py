@@ -11,9 +11,10 @@ import numpy as np
 from cluster import doses
 from cluster.directions import dump, load, measure, realise
 from sweep import grading, plan, protocols, store
+from sweep.engine import Engine
 from sweep.pool import InProcessPool
 from sweep.store import Store
-from sweep.trial import Direction, Directions, Dose, Engine, Injection, Model, NormRule, Source, Template
+from sweep.trial import Direction, Directions, Dose, Injection, Model, NormRule, Source, Template
 from sweep.worker import Kit, Worker, direction_name, dose_name, group_of
 
 PARTS = 16  # direction files held at once

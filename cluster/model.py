@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from sweep.models import load_path
@@ -47,15 +54,27 @@ WEIGHTS_SHARE_OF_GPU = 0.7
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """A model ready to run. `positions` is the longest sequence it takes, `ends` the ids that end a turn."""
+class Outline:
+    """What can be known of a model without its weights. `positions` is the longest sequence it takes, `ends` the ids
+    that end a turn."""
 
-    network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    blocks: tuple[nn.Module, ...]
+    layers: int
     hidden: int
     positions: int | None
     ends: frozenset[int]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.layers, self.hidden
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded(Outline):
+    """A model ready to run."""
+
+    network: PreTrainedModel
+    blocks: tuple[nn.Module, ...]
     device: torch.device  # where token ids go in
 
 
@@ -65,12 +84,11 @@ def load(model: Model) -> Loaded:
     Raises ValueError for an encoder-decoder, an attention pattern that the engine does not know, a quantisation that
     cannot be read here, and a tokenizer without character offsets.
     """
-    place = load_path(model.path)
-    config = AutoConfig.from_pretrained(place, revision=model.revision, trust_remote_code=model.trust_remote_code)
-    check_config(config, model)
-    tokenizer = AutoTokenizer.from_pretrained(place, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    config, tokenizer = read(model)
+    check_attention(config, model)
+    check_quantisation(config, model)
     network = AutoModelForCausalLM.from_pretrained(
-        place,
+        load_path(model.path),
         config=config,
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
@@ -81,23 +99,57 @@ def load(model: Model) -> Loaded:
     return describe(network, tokenizer)
 
 
+def read(model: Model) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+    """A model's config and tokenizer. Raises ValueError for an encoder-decoder, another depth than the study's, and a
+    tokenizer without character offsets."""
+    place, code = load_path(model.path), model.trust_remote_code
+    config = AutoConfig.from_pretrained(place, revision=model.revision, trust_remote_code=code)
+    check_config(config, model)
+    tokenizer = AutoTokenizer.from_pretrained(place, revision=model.revision, trust_remote_code=code)
+    check_tokenizer(tokenizer)
+    return config, tokenizer
+
+
+def outline(model: Model) -> Outline:
+    """A model's outline, for an engine that loads the weights itself. Raises ValueError as `read` does."""
+    config, tokenizer = read(model)
+    try:
+        settings = GenerationConfig.from_pretrained(load_path(model.path), revision=model.revision or "main")
+    except OSError:  # it has none
+        settings = GenerationConfig.from_model_config(config)
+    text = config.get_text_config(decoder=True)
+    return Outline(
+        tokenizer=tokenizer,
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        positions=text.to_dict().get("max_position_embeddings"),
+        ends=end_ids(settings, tokenizer),
+    )
+
+
 def describe(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Loaded:
     """What the engine needs to know of a model that is already in memory. Raises ValueError as `load` does."""
+    check_tokenizer(tokenizer)
+    config = network.config.get_text_config(decoder=True)
+    assert network.generation_config is not None
+    return Loaded(
+        network=network.eval(),
+        tokenizer=tokenizer,
+        blocks=decoder_blocks(network),
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        positions=config.to_dict().get("max_position_embeddings"),
+        ends=end_ids(network.generation_config, tokenizer),
+        device=next(network.get_input_embeddings().parameters()).device,
+    )
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     if not tokenizer.is_fast:
         raise ValueError(
             f"{type(tokenizer).__name__} gives no character offsets, so spans cannot be placed; "
             "use a model folder that has a tokenizer.json"
         )
-    config = network.config.get_text_config(decoder=True)
-    return Loaded(
-        network=network.eval(),
-        tokenizer=tokenizer,
-        blocks=decoder_blocks(network),
-        hidden=config.hidden_size,
-        positions=config.to_dict().get("max_position_embeddings"),
-        ends=end_ids(network, tokenizer),
-        device=next(network.get_input_embeddings().parameters()).device,
-    )
 
 
 def decoder_blocks(network: PreTrainedModel) -> tuple[nn.Module, ...]:
@@ -117,17 +169,21 @@ def decoder_blocks(network: PreTrainedModel) -> tuple[nn.Module, ...]:
 
 
 def check_config(config: PretrainedConfig, model: Model) -> None:
-    """Raises ValueError where the engine would be wrong rather than slow."""
+    """Raises ValueError for what no engine here can run as this model."""
     if config.is_encoder_decoder:
         raise ValueError(f"{model.name} ({config.model_type}) is an encoder-decoder; only decoder-only models run here")
+    layers = config.get_text_config(decoder=True).num_hidden_layers
+    if layers != model.layers:
+        raise ValueError(f"{model.name} has {layers} decoder blocks, the study says {model.layers}")
+
+
+def check_attention(config: PretrainedConfig, model: Model) -> None:
+    """Raises ValueError for layers that the transformers engine would run wrongly rather than slowly."""
     text = config.get_text_config(decoder=True)
-    if text.num_hidden_layers != model.layers:
-        raise ValueError(f"{model.name} has {text.num_hidden_layers} decoder blocks, the study says {model.layers}")
     # Other kinds (chunked, linear, convolution) carry a mask or a state that the attention function never sees.
     strange = set(text.to_dict().get("layer_types") or ()) - {"full_attention", "sliding_attention"}
     if strange:
         raise ValueError(f"{model.name} has layers of kind {', '.join(sorted(strange))}, which this engine cannot run")
-    check_quantisation(config, model)
 
 
 def check_quantisation(config: PretrainedConfig, model: Model) -> None:
@@ -156,8 +212,8 @@ def placement(config: PretrainedConfig, dtype: torch.dtype) -> str:
     return "auto" if torch.cuda.device_count() > 1 and size > WEIGHTS_SHARE_OF_GPU * free else "cuda:0"
 
 
-def end_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def end_ids(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Ids that end a turn: the model's generation settings may name several, and the tokenizer one more."""
-    named = network.generation_config.eos_token_id
+    named = settings.eos_token_id
     several = named if isinstance(named, list) else [named]
     return frozenset(i for i in (*several, tokenizer.eos_token_id) if isinstance(i, int))

@@ -19,8 +19,9 @@ from difflib import get_close_matches
 
 import numpy as np
 
+from sweep.engine import Call, Receipt, Reply
 from sweep.fake_subjects import SUBJECTS, answer, dice, digest, feel, options
-from sweep.trial import Anchor, Call, Directions, Injection, Message, Model, Receipt, Reply, Span, Template
+from sweep.trial import Anchor, Directions, Injection, Message, Model, Span, Template
 
 HIDDEN, BATCH, CONTEXT = 16, 64, 4096
 DELAY = "SWEEP_FAKE_DELAY"
@@ -70,6 +71,8 @@ class FakeEngine:
                 raise ValueError(f"layer {injection.layer} of a model with {self._layers} layers")
         if len(call.spans) not in (1, len(call.injections)):
             raise ValueError(f"{len(call.spans)} spans for {len(call.injections)} injections: give one, or one each")
+        if call.readings:
+            raise ValueError("a fake subject has no residual stream to read; ask a real model")
         asked = locate(call)
         if len(asked.tokens) + call.max_tokens > CONTEXT:
             raise ValueError(f"{len(asked.tokens)} tokens and {call.max_tokens} more do not fit in {CONTEXT}")

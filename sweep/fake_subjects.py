@@ -34,8 +34,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from sweep.engine import Call
 from sweep.protocols import injected_thought, open_question, yes_bias
-from sweep.trial import Call, Injection
+from sweep.trial import Injection
 from sweep.words import word_list
 
 SUBJECTS = ("oracle", "random", "always_yes", "always_no", "damage_detector", "token_promoter")

@@ -10,8 +10,9 @@ from functools import lru_cache
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sweep.engine import Reply
 from sweep.identity import digest
-from sweep.trial import Grade, Injection, NormRule, Outcome, Protocol, Reply, Sampling, Template, Trial
+from sweep.trial import Grade, Injection, NormRule, Outcome, Protocol, Sampling, Template, Trial
 
 SCHEMA_VERSION = 1
 
@@ -27,6 +28,7 @@ REPLY = pa.struct(
         pa.field("options", pa.list_(pa.struct([("option", pa.string()), ("logprob", pa.float64())]))),
         pa.field("expected", pa.int32()),
         pa.field("edited", pa.int32()),
+        pa.field("cached", pa.int32()),
     ]
 )
 
@@ -194,6 +196,7 @@ def _reply_row(name: str, reply: Reply) -> dict[str, object]:
         "options": [{"option": option, "logprob": value} for option, value in reply.options.items()],
         "expected": reply.receipt.expected,
         "edited": reply.receipt.edited,
+        "cached": reply.receipt.cached,
     }
 
 

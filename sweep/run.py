@@ -17,12 +17,12 @@ from typing import Any
 
 from sweep import events, store
 from sweep.block import Block
+from sweep.engine import InjectionContradiction
 from sweep.events import EventLog
 from sweep.plan import in_order, parse_shard
 from sweep.pool import Pool, ReplicaLost
 from sweep.scheduler import Budgets, Lease, RunFailed, Scheduler, Shard, Stage
 from sweep.store import Record, Store, StoreError
-from sweep.trial import InjectionContradiction
 from sweep.updates import Kind, Landed, OnProgress, Started, Summary, Trouble
 from sweep.worker import Done, Finished, direction_name, dose_name, group_of
 

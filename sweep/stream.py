@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from sweep.engine import Call, Engine, InjectionContradiction, Reading, Reply
 from sweep.identity import mix
-from sweep.trial import Call, Engine, Injection, InjectionContradiction, Message, Reply, Span, Trial
+from sweep.trial import Injection, Message, Span, Trial
 
 T = TypeVar("T")
 
@@ -84,8 +85,9 @@ class Stream:
                 self.fail(error)
             return
         receipt = future.result().receipt
-        if receipt.edited != receipt.expected:
-            what = f"edited {receipt.edited} positions where {receipt.expected} were asked"
+        if receipt.contradicted:
+            met = f"{receipt.edited} positions and read {receipt.cached} edited before"
+            what = f"edited {met} where {receipt.expected} were asked"
             self.fail(InjectionContradiction(f"the engine {what}: nothing of this lease is kept"))
 
 
@@ -103,6 +105,7 @@ class TrialSubject:
         *,
         spans: Sequence[Span],
         options: Sequence[str] = (),
+        readings: Sequence[Reading] = (),
         max_tokens: int | None = None,
     ) -> Awaitable[Reply]:
         trial, number = self._trial, self._calls
@@ -115,6 +118,7 @@ class TrialSubject:
                 spans=tuple(spans),
                 injections=self._injections,
                 options=tuple(options),
+                readings=tuple(readings),
                 temperature=trial.sampling.temperature,
                 top_p=trial.sampling.top_p,
                 max_tokens=_first(max_tokens, trial.sampling.max_tokens, trial.prompt.max_tokens),

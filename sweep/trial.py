@@ -2,20 +2,22 @@
 
 A **Trial** is one small conversation with a model, perhaps with **Injection**s into its residual stream.
 A **Protocol** (an experiment) is `async def run(trial, subject) -> Outcome`; it talks to a **Subject** and never
-knows which **Engine** is behind it. The subject turns what the protocol says into **Call**s; the engine answers each
-with a **Reply** that carries a **Receipt**: proof of what was edited. A grader turns an **Outcome** into **Grade**s.
+knows which engine is behind it (sweep/engine.py: what is asked of one, and what comes back). A grader turns an
+**Outcome** into **Grade**s.
 
 Everything here is frozen, and unknown is None: never 0, "" or False."""
 
 from __future__ import annotations
 
-import asyncio
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from sweep.engine import Reading, Reply
 
 Norm = Literal["raw", "unit", "residual"]
 Mode = Literal["add", "replace", "project_out"]
@@ -24,7 +26,6 @@ Arm = Literal["none", "concept", "random", "shuffled", "negated", "wrong_concept
 SpanName = Literal["protocol", "everywhere", "generated", "prompt"]
 Role = Literal["system", "user", "assistant"]
 Status = Literal["ok", "error", "skipped"]
-Stop = Literal["end", "length", "none"]
 Report = Literal["text", "logodds", "both"]
 
 
@@ -219,59 +220,11 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
-    """One question to an engine. max_tokens 0 asks for option log-probabilities only, without generation.
-
-    The prefix before the first span is computed once and shared by every call that has the same one; a control gives
-    the same spans as its injected twin and no injections.
-    """
-
-    trial: str
-    messages: tuple[Message, ...]  # a last assistant turn is continued, not closed
-    template: Template
-    spans: tuple[Span, ...] = (Span(),)  # one for all injections, or one each
-    injections: tuple[Injection, ...] = ()  # every strength a number
-    options: tuple[str, ...] = ()  # log-probability of each one's first token as the first generated token
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_tokens: int = 100
-    seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Receipt:
-    """What the hook counted, against what was asked. Counts are of (position, injection) pairs."""
-
-    expected: int
-    edited: int
-    direction_norm: float | None = None  # ||v|| of the first injection, as extracted
-    delta_norm: float | None = None  # mean ||delta|| over edited positions of the first injection's layer
-    residual_norm: float | None = None  # mean ||h|| before the edit, over the same positions
-    strength: float | None = None  # what the first injection's strength, a number or a rule, resolved to
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    text: str
-    token_ids: tuple[int, ...]
-    stop: Stop
-    options: Mapping[str, float]  # log-probabilities, nats
-    prompt_tokens: int
-    rendered: str
-    marked: tuple[
-        tuple[int, int | None], ...
-    ]  # character ranges of `rendered` that the spans cover; None: and all generated
-    receipt: Receipt
-
-
-@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """The trial's row: what it was, what the model said, what was measured, and how it ended."""
 
     trial: Trial
-    replies: Mapping[str, Reply] = field(
-        default_factory=dict[str, Reply]
-    )  # by the name of the call; the first is the answer
+    replies: Mapping[str, Reply] = field(default_factory=dict)  # by the call's name; the first is the answer
     measures: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     status: Status = "ok"
     reason: str | None = None  # why it is not ok
@@ -293,10 +246,6 @@ class Grade:
 # -- the seams --------------------------------------------------------------------------------------------------------
 
 
-class InjectionContradiction(RuntimeError):
-    """A receipt says that a position was not edited as asked: the replica cannot be trusted, nothing is committed."""
-
-
 class Subject(typing.Protocol):
     """What a protocol may do to a model. It never sees batches, devices or Ray."""
 
@@ -306,28 +255,13 @@ class Subject(typing.Protocol):
         *,
         spans: Sequence[Span],
         options: Sequence[str] = (),
+        readings: Sequence[Reading] = (),
         max_tokens: int | None = None,
     ) -> Awaitable[Reply]:
         """The model's next turn, under the trial's injections; a last assistant turn is continued.
 
         max_tokens None takes the trial's sampling, else the prompt's; 0 reads the options' log-probabilities only.
         """
-        ...
-
-
-class Engine(typing.Protocol):
-    """Runs many calls as one stream of mixed batches."""
-
-    def submit(self, call: Call) -> asyncio.Future[Reply]:
-        """Raises ValueError at once for a call that cannot be run (layer, span, length), naming the reason."""
-        ...
-
-    def step(self) -> bool:
-        """One batch forward. False if there was nothing to do."""
-        ...
-
-    def activations(self, prompts: Sequence[str], template: Template) -> np.ndarray:
-        """float32 [prompts, layers, hidden]: every block's output at each rendered prompt's last token."""
         ...
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from sweep import rows, store
 from sweep.block import Block, canonical, source_digest
+from sweep.engine import Engine, InjectionContradiction
 from sweep.grading import NamedGrader
 from sweep.grading import stage as grading
 from sweep.identity import digest
@@ -20,18 +21,7 @@ from sweep.plan import Plan, parse_shard
 from sweep.scheduler import Lease
 from sweep.store import Record, Store, StoreError, failpoint
 from sweep.stream import Stream, TrialSubject
-from sweep.trial import (
-    Doses,
-    Engine,
-    Injection,
-    InjectionContradiction,
-    Model,
-    Outcome,
-    Protocol,
-    Source,
-    Template,
-    Trial,
-)
+from sweep.trial import Doses, Injection, Model, Outcome, Protocol, Source, Template, Trial
 
 FATAL = (InjectionContradiction, StoreError)  # never a trial's own fault
 REASON = 2000  # characters kept of why a trial failed

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from sweep.engine import Receipt, Reply
 from sweep.rows import GRADES, TRIALS, grade_row, to_parquet, trial_row
 from sweep.store import Store, publish
 from sweep.trial import (
@@ -29,8 +30,6 @@ from sweep.trial import (
     Outcome,
     Prompt,
     Protocol,
-    Receipt,
-    Reply,
     Sampling,
     Subject,
     Template,

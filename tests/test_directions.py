@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from cluster.directions import dump, load, measure, realise
 from cluster.engines.transformers import TransformersEngine
-from sweep.trial import Call, Contrast, Direction, Reply, Template, VectorFile
+from sweep.engine import Call, Reply
+from sweep.trial import Contrast, Direction, Template, VectorFile
 from tests import tiny_models
 
 SHAPE = (tiny_models.LAYERS, tiny_models.HIDDEN)

@@ -15,18 +15,8 @@ from cluster.engines.transformers import TransformersEngine
 from cluster.model import Loaded, decoder_blocks
 from cluster.render import render
 from cluster.render import resolve as resolve_span
-from sweep.trial import (
-    Anchor,
-    Call,
-    Contrast,
-    Direction,
-    Injection,
-    InjectionContradiction,
-    Message,
-    Reply,
-    Span,
-    Template,
-)
+from sweep.engine import Call, InjectionContradiction, Reply
+from sweep.trial import Anchor, Contrast, Direction, Injection, Message, Span, Template
 from tests import tiny_models
 from tests.tiny_models import HIDDEN, LAYERS
 

@@ -9,23 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sweep.engine import Call, Reply
 from sweep.fake import DELAY, FakeEngine, parse
 from sweep.fake_subjects import SUBJECTS, Hit, p_yes
-from sweep.trial import (
-    Anchor,
-    Call,
-    Change,
-    Contrast,
-    Direction,
-    Injection,
-    Message,
-    Mode,
-    Model,
-    Reply,
-    Span,
-    Strength,
-    Template,
-)
+from sweep.trial import Anchor, Change, Contrast, Direction, Injection, Message, Mode, Model, Span, Strength, Template
 
 N = 400
 DETECT = "Trial 3: Do you detect an injected thought? If so, what is it about?"

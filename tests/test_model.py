@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, PretrainedConfig, PreTrainedTokenizer, Qwen3NextConfig, T5Config
 
-from cluster.model import BLOCK_PATHS, check_config, decoder_blocks, describe, load
+from cluster.model import BLOCK_PATHS, check_attention, check_config, check_quantisation, decoder_blocks, describe, load
 from sweep.trial import Model
 from tests import tiny_models
 
@@ -83,13 +83,15 @@ def quantised(kind: str) -> PretrainedConfig:
     ],
 )
 def test_what_cannot_be_run_is_refused_by_name(config: PretrainedConfig, asked: str | None, reason: str) -> None:
+    model = dataclasses.replace(MODEL, quantisation=asked)
     with pytest.raises(ValueError, match=reason):
-        check_config(config, dataclasses.replace(MODEL, quantisation=asked))
+        for check in (check_config, check_attention, check_quantisation):
+            check(config, model)
 
 
 def test_quantised_weights_pass_where_they_can_be_read() -> None:
-    check_config(quantised("fp8"), dataclasses.replace(MODEL, quantisation="fp8"))
-    check_config(quantised("fp8"), MODEL)
+    check_quantisation(quantised("fp8"), dataclasses.replace(MODEL, quantisation="fp8"))
+    check_quantisation(quantised("fp8"), MODEL)
 
 
 def test_a_tokenizer_without_offsets_is_refused() -> None:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from sweep import protocols, stimuli
+from sweep.engine import Call, Reply
 from sweep.fake import FakeEngine
 from sweep.grading import rules
 from sweep.protocols.asking import log_odds
 from sweep.trial import (
     Anchor,
     Arm,
-    Call,
     Contrast,
     Direction,
     Injection,
@@ -26,7 +26,6 @@ from sweep.trial import (
     Model,
     Outcome,
     Prompt,
-    Reply,
     Report,
     Sampling,
     Span,

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from sweep.__main__ import main, parser
+from sweep.engine import Engine
 from sweep.models import ModelRequest, identify
-from sweep.trial import Engine, Template
+from sweep.trial import Template
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.S)

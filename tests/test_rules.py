@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweep import protocols
+from sweep.engine import Receipt, Reply, Stop
 from sweep.grading import rules
 from sweep.grading.forms import mentions
-from sweep.trial import Grade, Model, Outcome, Prompt, Receipt, Reply, Sampling, Status, Stop, Template, Trial
+from sweep.trial import Grade, Model, Outcome, Prompt, Sampling, Status, Template, Trial
 
 GOLDEN = tomllib.loads(Path(__file__).with_name("golden_responses.toml").read_text("utf-8"))["response"]
 

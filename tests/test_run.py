@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from sweep import events, store
+from sweep.engine import InjectionContradiction
 from sweep.plan import add, in_order, load, retry
 from sweep.pool import InProcessPool, ReplicaLost
 from sweep.run import drive
 from sweep.scheduler import Lease
 from sweep.store import Store, StoreError
-from sweep.trial import InjectionContradiction
 from sweep.updates import Landed, Started, Trouble, Update
 from sweep.worker import Done, Worker
 from tests import toys

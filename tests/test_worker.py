@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from sweep import store
+from sweep.engine import InjectionContradiction, Receipt, Reply
 from sweep.grading.stage import outcome_from_row
-from sweep.trial import InjectionContradiction, Outcome, Receipt, Reply, Span, Subject, Trial
+from sweep.trial import Outcome, Span, Subject, Trial
 from tests import toys
 from tests.toys import ToyEngine, assert_every_trial_once, block, controls, kit, new_run, run, running, table
 

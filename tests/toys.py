@@ -13,16 +13,15 @@ import numpy as np
 
 from sweep import plan, rows, store
 from sweep.block import Block
+from sweep.engine import Call, Engine, Reply
 from sweep.fake import FakeEngine
 from sweep.grading import NamedGrader
 from sweep.pool import InProcessPool
 from sweep.run import drive
 from sweep.store import Store, open_run
 from sweep.trial import (
-    Call,
     Direction,
     Dose,
-    Engine,
     Grade,
     Injection,
     Message,
@@ -30,7 +29,6 @@ from sweep.trial import (
     Outcome,
     Prompt,
     Protocol,
-    Reply,
     Sampling,
     Source,
     Span,

@@ -12,49 +12,34 @@ import torch
 from torch import Tensor
 
 from cluster.engines.attention import Group, Pass, Store
-from cluster.injection import Edit, Table
-from cluster.render import Rendered
-from sweep.trial import Call, Reply
+from cluster.engines.calls import Asked
+from cluster.injection import Table
+from sweep.engine import Reply
 
 
 @dataclass(eq=False, kw_only=True)
 class Row:
-    """One call in flight. `floor` is where its first span begins: what lies before is the shared prefix."""
+    """One call in flight."""
 
-    call: Call
+    asked: Asked
     future: asyncio.Future[Reply]
-    rendered: Rendered
-    spans: tuple[tuple[int, int | None], ...]
-    edits: tuple[Edit, ...]
-    option_ids: tuple[int, ...]
-    floor: int
     written: list[int] = field(default_factory=list)
     ended: bool = False  # the last token written was one that ends a turn
     options: dict[str, float] = field(default_factory=dict)
 
     @property
-    def length(self) -> int:
-        """Tokens of the prompt."""
-        return len(self.rendered.ids)
-
-    @property
     def room(self) -> int:
         """Private tokens at most: the suffix, and what is generated and read again."""
-        return self.length - self.floor + max(0, self.call.max_tokens - 1)
+        return self.asked.length - self.asked.floor + max(0, self.asked.call.max_tokens - 1)
 
     @property
     def done(self) -> bool:
-        return self.ended or len(self.written) >= self.call.max_tokens
+        return self.ended or len(self.written) >= self.asked.call.max_tokens
 
     @property
     def read(self) -> int:
         """Tokens that a forward pass has met: the last one written is not read again."""
-        return self.length + max(0, len(self.written) - 1)
-
-    @property
-    def expected(self) -> int:
-        """(position, injection) pairs that those passes had to edit, from spans and lengths alone."""
-        return sum(max(0, min(edit.stop, self.read) - edit.start) for edit in self.edits)
+        return self.asked.length + max(0, len(self.written) - 1)
 
 
 class Prefixes:
@@ -153,7 +138,7 @@ class Batch:
         if self._groups is None:
             self._groups = groups(self.rows, self.prefixes)
         positions = np.array([row.read for row in self.rows])
-        floors = np.array([row.floor for row in self.rows])
+        floors = np.array([row.asked.floor for row in self.rows])
         return Pass(
             store=self.store, first=0, filled=positions - floors, positions=positions[:, None], groups=self._groups
         )
@@ -171,7 +156,7 @@ def groups(rows: Sequence[Row], prefixes: Sequence[Store | None]) -> tuple[Group
     return tuple(
         Group(
             prefix=_store(prefixes[places[0]]),
-            length=rows[places[0]].floor,
+            length=rows[places[0]].asked.floor,
             rows=None if len(places) == len(rows) else torch.tensor(places),
         )
         for places in members.values()

@@ -133,6 +133,7 @@ class Runner:
 
     @torch.inference_mode()
     def _stock_probe(self) -> Float[Tensor, " vocabulary"]:
+        self.loaded.network.set_attn_implementation("eager")  # sdpa leaves Gemma 2's soft cap out, and says nothing
         ids = torch.tensor([self._probe()], device=self.loaded.device)
         return self.loaded.network(input_ids=ids, use_cache=False).logits[0, -1].float()
 

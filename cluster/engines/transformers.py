@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -19,14 +18,12 @@ from torch import Tensor
 
 from cluster.engines import sampling
 from cluster.engines.batch import Batch, Row, groups
+from cluster.engines.calls import Resolver, receipt, reply
 from cluster.engines.forward import Runner, Target
-from cluster.injection import Edit, Table, resolve
+from cluster.injection import Edit, Table
 from cluster.model import Loaded, load
-from cluster.render import Rendered, decode, marked, render
-from cluster.render import resolve as resolve_span
-from sweep.trial import Call, Directions, InjectionContradiction, Message, Model, Receipt, Reply, Template
-
-TAIL = 4  # tokens of the prompt that an option is read behind
+from sweep.engine import Call, InjectionContradiction, Receipt, Reply
+from sweep.trial import Directions, Model, Template
 
 
 class TransformersEngine:
@@ -47,11 +44,9 @@ class TransformersEngine:
         prefix_bytes: int = 2**30,
     ) -> None:
         self._loaded = load(model) if isinstance(model, Model) else model
-        self._directions = directions
         self._rows, self._prefill = rows, prefill
         self._runner = Runner(self._loaded, prefix_bytes=prefix_bytes)
-        self._render = lru_cache(maxsize=4096)(self._render_now)
-        self._first_id = lru_cache(maxsize=4096)(self._first_id_now)
+        self._resolver = Resolver(self._loaded, directions)
         self._batch = Batch(rows, tokens)
         self._waiting: deque[Row] = deque()
 
@@ -60,9 +55,9 @@ class TransformersEngine:
     def submit(self, call: Call) -> asyncio.Future[Reply]:
         """Queue a call. Needs a running event loop; raises ValueError at once for a call that cannot be run, and
         KeyError for a direction that was never extracted."""
-        row = self._row(call)
-        self._waiting.append(row)
-        return row.future
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting.append(Row(asked=self._resolver.ask(call), future=future))
+        return future
 
     @torch.inference_mode()
     def step(self) -> bool:
@@ -82,7 +77,7 @@ class TransformersEngine:
     @torch.inference_mode()
     def activations(self, prompts: Sequence[str], template: Template) -> Float32[np.ndarray, "prompts layers hidden"]:
         """Every block's output at each prompt's last token; a prompt is one user turn and the generation prompt."""
-        ids = [self._render((Message(role="user", text=text),), template).ids for text in prompts]
+        ids = [self._resolver.prompt(text, template) for text in prompts]
         order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
         states = np.empty((len(ids), *self.shape), dtype=np.float32)
         while order:
@@ -94,66 +89,7 @@ class TransformersEngine:
     @property
     def shape(self) -> tuple[int, int]:
         """Layers and width of the model."""
-        return len(self._loaded.blocks), self._loaded.hidden
-
-    # -- calls --------------------------------------------------------------------------------------------------------
-
-    def _render_now(self, messages: tuple[Message, ...], template: Template) -> Rendered:
-        return render(self._loaded.tokenizer, messages, template)
-
-    def _row(self, call: Call) -> Row:
-        rendered = self._render(call.messages, call.template)
-        self._check(call, rendered)
-        spans = tuple(resolve_span(rendered, span) for span in call.spans)
-        each = spans if len(spans) == len(call.injections) else spans * len(call.injections)
-        edits = tuple(
-            resolve(injection, span, self._directions, self.shape)
-            for injection, span in zip(call.injections, each, strict=True)
-        )
-        return Row(
-            call=call,
-            future=asyncio.get_running_loop().create_future(),
-            rendered=rendered,
-            spans=spans,
-            edits=edits,
-            option_ids=self._option_ids(rendered, call) if call.options else (),
-            # One token at least is read in the row's own pass: its last gives the first logits.
-            floor=min(len(rendered.ids) - 1, *(start for start, _ in spans)),
-        )
-
-    def _check(self, call: Call, rendered: Rendered) -> None:
-        # A control has its twin's spans, one or several, and no injections.
-        if not call.spans or (call.injections and len(call.spans) not in (1, len(call.injections))):
-            raise ValueError(f"{len(call.spans)} spans for {len(call.injections)} injections: give one, or one each")
-        if call.max_tokens < 0 or call.temperature < 0 or not 0 < call.top_p <= 1:
-            raise ValueError(
-                f"max_tokens {call.max_tokens}, temperature {call.temperature}, top_p {call.top_p}: not a sampling"
-            )
-        if not rendered.ids:
-            raise ValueError("the conversation has no tokens")
-        most, needed = self._loaded.positions, len(rendered.ids) + call.max_tokens
-        if most is not None and needed > most:
-            raise ValueError(f"{len(rendered.ids)} prompt tokens and {call.max_tokens} more exceed the model's {most}")
-
-    def _option_ids(self, rendered: Rendered, call: Call) -> tuple[int, ...]:
-        """The first token of each option where the answer begins: after "Assistant:" it is " Yes" and not "Yes"."""
-        lead = " " if call.template.chat == "plain" and call.messages[-1].role != "assistant" else ""
-        tail = rendered.text[rendered.offsets[-TAIL:][0][0] :]
-        firsts: dict[int, str] = {}
-        for option in call.options:
-            first = self._first_id(tail, lead + option)
-            if first in firsts:
-                raise ValueError(f"options {firsts[first]!r} and {option!r} begin with the same token")
-            firsts[first] = option
-        return tuple(firsts)
-
-    def _first_id_now(self, tail: str, option: str) -> int:
-        """Read off the prompt's last tokens with the option behind them, as a tokenizer may join the two."""
-        alone = self._loaded.tokenizer(tail, add_special_tokens=False).input_ids
-        ids = self._loaded.tokenizer(tail + option, add_special_tokens=False).input_ids
-        if ids[: len(alone)] != alone or len(ids) == len(alone):
-            raise ValueError(f"option {option!r} has no token of its own after {tail!r}; begin it with a blank, or not")
-        return ids[len(alone)]
+        return self._loaded.shape
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
@@ -165,7 +101,7 @@ class TransformersEngine:
             return 0
         width, count = 0, 0
         for row in list(self._waiting)[:fits]:
-            width = max(width, row.length - row.floor)
+            width = max(width, row.asked.length - row.asked.floor)
             if count and width * (count + 1) > self._prefill:
                 break
             count += 1
@@ -173,12 +109,14 @@ class TransformersEngine:
 
     def _admit(self, rows: list[Row]) -> None:
         """Read new rows' suffixes, and write their first token."""
-        prefixes = [self._runner.prefix(row.rendered.ids[: row.floor]) if row.floor else None for row in rows]
+        prefixes = [
+            self._runner.prefix(row.asked.rendered.ids[: row.asked.floor]) if row.asked.floor else None for row in rows
+        ]
         self._batch.reserve(rows)
-        floors = np.array([row.floor for row in rows])
+        floors = np.array([row.asked.floor for row in rows])
         tables = self._tables(rows)
         logits = self._runner.read(
-            [row.rendered.ids[row.floor :] for row in rows],
+            [row.asked.rendered.ids[row.asked.floor :] for row in rows],
             floors,
             Target(self._batch.store, len(self._batch.rows), groups(rows, prefixes)),
             tables,
@@ -200,7 +138,7 @@ class TransformersEngine:
         """The edits of new rows by layer, on the layer's device, each with its row and its number there."""
         layers: dict[int, list[tuple[int, int, Edit]]] = {}
         for place, row in enumerate(rows):
-            for number, edit in enumerate(row.edits):
+            for number, edit in enumerate(row.asked.edits):
                 layers.setdefault(edit.layer, []).append((place, number, edit))
         return {layer: Table.of(edits, self._device(layer)) for layer, edits in layers.items()}
 
@@ -209,13 +147,13 @@ class TransformersEngine:
 
     def _measure(self, row: Row, logits: Float[Tensor, " vocabulary"]) -> None:
         """The options' log-probabilities as the first token written; the sampling's temperature is not in them."""
-        if row.option_ids:
-            scores = torch.log_softmax(logits, dim=-1)[list(row.option_ids)].tolist()
-            row.options = dict(zip(row.call.options, scores, strict=True))
+        if row.asked.option_ids:
+            scores = torch.log_softmax(logits, dim=-1)[list(row.asked.option_ids)].tolist()
+            row.options = dict(zip(row.asked.call.options, scores, strict=True))
 
     def _write(self, rows: Sequence[Row], logits: Float[Tensor, "rows vocabulary"]) -> None:
-        calls = [row.call for row in rows]
-        uniforms = [sampling.uniform(row.call.seed, len(row.written)) for row in rows]
+        calls = [row.asked.call for row in rows]
+        uniforms = [sampling.uniform(row.asked.call.seed, len(row.written)) for row in rows]
         chosen = sampling.choose(logits, [c.temperature for c in calls], [c.top_p for c in calls], uniforms)
         for row, token in zip(rows, chosen.tolist(), strict=True):
             if not row.done:
@@ -237,42 +175,27 @@ class TransformersEngine:
     def _answer(self, row: Row, counts: dict[int, list[float]]) -> None:
         if row.future.cancelled():
             return
-        receipt = _receipt(row, counts)
-        if receipt.edited != receipt.expected:
+        given = _receipt(row, counts)
+        if given.contradicted:
             row.future.set_exception(
                 InjectionContradiction(
-                    f"trial {row.call.trial}: {receipt.edited} of {receipt.expected} edits were made; "
+                    f"trial {row.asked.call.trial}: {given.edited} of {given.expected} edits were made; "
                     "the hooks of this replica cannot be trusted, restart it"
                 )
             )
         else:
-            row.future.set_result(self._reply(row, receipt))
-
-    def _reply(self, row: Row, receipt: Receipt) -> Reply:
-        ids = tuple(row.written[:-1] if row.ended else row.written)
-        return Reply(
-            text=decode(self._loaded.tokenizer, ids),
-            token_ids=ids,
-            stop="end" if row.ended else "length" if row.call.max_tokens else "none",
-            options=row.options,
-            prompt_tokens=row.length,
-            rendered=row.rendered.text,
-            marked=tuple(marked(row.rendered, *span) for span in row.spans),
-            receipt=receipt,
-        )
+            row.future.set_result(
+                reply(row.asked, self._loaded, row.written, ended=row.ended, options=row.options, receipt=given)
+            )
 
 
 def _receipt(row: Row, counts: dict[int, list[float]]) -> Receipt:
     """What the hooks counted for each injection of a row, beside what its spans and lengths call for."""
-    edited = sum(int(count[0]) for count in counts.values())
-    if not row.edits:
-        return Receipt(expected=row.expected, edited=edited)
     _, positions, deltas, norms = counts.get(0, [0.0, 0.0, 0.0, 0.0])
-    return Receipt(
-        expected=row.expected,
-        edited=edited,
-        direction_norm=row.edits[0].norm,
-        delta_norm=deltas / positions if positions else None,
-        residual_norm=norms / positions if positions else None,
-        strength=row.edits[0].strength,
+    return receipt(
+        row.asked,
+        read=row.read,
+        computed=0,  # what lies before the first span is shared, and nothing of it is edited
+        edited=sum(int(count[0]) for count in counts.values()),
+        first=(positions, deltas, norms),
     )

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sweep import rows, store
+from sweep.engine import Receipt, Reply
 from sweep.grading import NamedGrader
 from sweep.store import Record, Store
-from sweep.trial import Grade, Outcome, Receipt, Reply, Trial
+from sweep.trial import Grade, Outcome, Trial
 
 
 def grade_shard(
@@ -97,6 +98,7 @@ def _reply(reply: Mapping[str, Any], row: Mapping[str, Any]) -> Reply:
     receipt = Receipt(
         expected=reply["expected"],
         edited=reply["edited"],
+        cached=reply["cached"],
         direction_norm=row.get("direction_norm"),
         delta_norm=row.get("delta_norm"),
         residual_norm=row.get("residual_norm"),

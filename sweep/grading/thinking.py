@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sweep.trial import Reply
+from sweep.engine import Reply
 
 _OPEN = re.compile(r"<think(?:ing)?>")
 _CLOSED = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)

@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sweep.trial import Anchor, Message, Outcome, Prompt, Reply, Span, SpanName, Subject, Trial
+from sweep.engine import Reply
+from sweep.trial import Anchor, Message, Outcome, Prompt, Span, SpanName, Subject, Trial
 
 YES_NO = ("Yes", "No")
 

@@ -28,7 +28,8 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from cluster.engines.transformers import TransformersEngine
 from cluster.model import describe
-from sweep.trial import Anchor, Call, Contrast, Direction, Injection, Message, Span, Template
+from sweep.engine import Call
+from sweep.trial import Anchor, Contrast, Direction, Injection, Message, Span, Template
 
 LAYERS, HIDDEN, VOCABULARY = 8, 256, 512
 PROMPT, START, NEW = 145, 112, 50
