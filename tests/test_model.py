@@ -83,10 +83,13 @@ def quantised(kind: str) -> PretrainedConfig:
     ],
 )
 def test_what_cannot_be_run_is_refused_by_name(config: PretrainedConfig, asked: str | None, reason: str) -> None:
-    model = dataclasses.replace(MODEL, quantisation=asked)
     with pytest.raises(ValueError, match=reason):
-        for check in (check_config, check_attention, check_quantisation):
-            check(config, model)
+        check_all(config, dataclasses.replace(MODEL, quantisation=asked))
+
+
+def check_all(config: PretrainedConfig, model: Model) -> None:
+    for check in (check_config, check_attention, check_quantisation):
+        check(config, model)
 
 
 def test_quantised_weights_pass_where_they_can_be_read() -> None:
