@@ -6,6 +6,8 @@ its rows, and the edit is a handful of tensor operations over the whole table.
 
 from __future__ import annotations
 
+import math
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -15,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sweep.trial import Direction, Directions, Injection
+from sweep.trial import Direction, Directions, Injection, Mode, Norm
 
 NEVER = 2**31 - 1  # the stop of a span that takes in every generated token
 CAP = 10.0  # a residual norm counts as at most so many times the span's median
@@ -38,6 +40,7 @@ class Edit:
     residual: bool
     project: bool
     keep: bool  # whether h itself stays: not in "replace"
+    cap: float = math.inf  # of ||h|| where that is in the strength; an engine that cannot see the span at once is told
 
 
 def resolve(injection: Injection, span: tuple[int, int | None], directions: Directions, shape: tuple[int, int]) -> Edit:
@@ -51,6 +54,8 @@ def resolve(injection: Injection, span: tuple[int, int | None], directions: Dire
         raise ValueError(f"layer {injection.layer} does not exist: the model has layers 0 to {layers - 1}")
     vector = _vector(injection.direction, injection.layer, directions, shape)
     norm = float(np.linalg.norm(vector))
+    if injection.mode not in typing.get_args(Mode) or injection.norm not in typing.get_args(Norm):
+        raise ValueError(f"mode {injection.mode!r} with norm {injection.norm!r}: no such injection")
     project = injection.mode == "project_out"
     if norm == 0 and (project or injection.norm != "raw"):
         raise ValueError(
@@ -225,12 +230,19 @@ class Hooks:
         self.tables: Mapping[int, Table] = {}
         self.places: Int[Tensor, "batch width"] | None = None
         self.prompt = False
-        self.captured: list[Tensor] | None = None  # a list gets every block's output at the last place of each row
+        self.watch: Callable[[int, Tensor], None] | None = None
         self.handles = [block.register_forward_hook(self._hook(layer)) for layer, block in enumerate(blocks)]
 
-    def run(self, tables: Mapping[int, Table], places: Int[Tensor, "batch width"] | None, *, prompt: bool) -> None:
-        """What the next forward is to edit."""
-        self.tables, self.places, self.prompt = tables, places, prompt
+    def run(
+        self,
+        tables: Mapping[int, Table],
+        places: Int[Tensor, "batch width"] | None,
+        *,
+        prompt: bool,
+        watch: Callable[[int, Tensor], None] | None = None,
+    ) -> None:
+        """What the next forward is to edit; `watch` is shown each layer and its block's output after that, to read."""
+        self.tables, self.places, self.prompt, self.watch = tables, places, prompt, watch
 
     def _hook(self, layer: int) -> Callable[[nn.Module, tuple[object, ...], Tensor | tuple[Tensor, ...]], None]:
         def hook(_module: nn.Module, _inputs: tuple[object, ...], output: Tensor | tuple[Tensor, ...]) -> None:
@@ -238,8 +250,7 @@ class Hooks:
             table = self.tables.get(layer)
             if table is not None and self.places is not None:
                 apply(h, self.places.to(h.device), table, prompt=self.prompt)
-            if self.captured is not None and self.places is not None:
-                last = self.places.argmax(1).to(h.device)
-                self.captured.append(h[torch.arange(len(h), device=h.device), last].float())
+            if self.watch is not None:
+                self.watch(layer, h)
 
         return hook

@@ -122,7 +122,7 @@ def outline(model: Model) -> Outline:
         tokenizer=tokenizer,
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
-        positions=text.to_dict().get("max_position_embeddings"),
+        positions=positions(text),
         ends=end_ids(settings, tokenizer),
     )
 
@@ -138,10 +138,15 @@ def describe(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Lo
         blocks=decoder_blocks(network),
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
-        positions=config.to_dict().get("max_position_embeddings"),
+        positions=positions(config),
         ends=end_ids(network.generation_config, tokenizer),
         device=next(network.get_input_embeddings().parameters()).device,
     )
+
+
+def positions(config: PretrainedConfig) -> int | None:
+    """The longest sequence; families name it differently, and some have none."""
+    return getattr(config, "max_position_embeddings", None)
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -155,6 +160,11 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
 def decoder_blocks(network: PreTrainedModel) -> tuple[nn.Module, ...]:
     """The decoder blocks in order. Raises ValueError that says where they were looked for."""
     wanted = network.config.get_text_config(decoder=True).num_hidden_layers
+    return find_blocks(network, wanted)
+
+
+def find_blocks(network: nn.Module, wanted: int) -> tuple[nn.Module, ...]:
+    """The list of `wanted` modules at one of BLOCK_PATHS. Raises ValueError that says where it was looked for."""
     for path in BLOCK_PATHS:
         try:
             found = network.get_submodule(path)

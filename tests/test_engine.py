@@ -441,7 +441,7 @@ def test_sampled_text_depends_on_the_seed_and_not_on_the_neighbours() -> None:
         ),
         ({"options": (" yes", " yes!")}, "same token"),
         ({"options": ("",)}, "no token of its own"),
-        ({"max_tokens": 600}, "exceed the model's 512"),
+        ({"max_tokens": 600}, "exceed the 512 that the model takes"),
         ({"temperature": -1.0}, "not a sampling"),
         ({"top_p": 0.0}, "not a sampling"),
         ({"template": Template(chat="{{ messages[1].content }}{{ nothing.at.all }}")}, "refuses"),

@@ -6,6 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from cluster.engines.attention import Group, Pass, Store
 from cluster.engines.calls import Asked
-from cluster.injection import Table
+from cluster.engines.readings import Form, Pieces, Readers
+from cluster.injection import NEVER, Table
 from sweep.engine import Reply
 
 
@@ -26,6 +28,11 @@ class Row:
     written: list[int] = field(default_factory=list)
     ended: bool = False  # the last token written was one that ends a turn
     options: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def pieces(self) -> tuple[Pieces, ...]:
+        """One for each reading, for as long as the row is in flight."""
+        return tuple(Pieces(read) for read in self.asked.reads)
 
     @property
     def room(self) -> int:
@@ -71,6 +78,7 @@ class Batch:
         self.rows: list[Row] = []
         self.prefixes: list[Store | None] = []
         self.tables: dict[int, Table] = {}
+        self.readers: dict[Form, Readers] = {}
         self.store = Store(0, 0)
         self._groups: tuple[Group, ...] | None = None
 
@@ -85,14 +93,31 @@ class Batch:
             count += 1
         return count
 
-    def join(self, rows: Sequence[Row], prefixes: Sequence[Store | None], tables: dict[int, Table]) -> None:
-        """Rows that `reserve` made room for, with the tables (by place among the new rows) of their first pass."""
+    def join(
+        self,
+        rows: Sequence[Row],
+        prefixes: Sequence[Store | None],
+        tables: dict[int, Table],
+        readers: dict[Form, Readers],
+    ) -> None:
+        """Rows that `reserve` made room for, with tables and readers (by place among the new rows) of their first
+        pass."""
+        self._read_on(rows, readers)
         for layer, table in tables.items():
             table = table.shifted(len(self.rows))
             self.tables[layer] = self.tables[layer].joined(table) if layer in self.tables else table
         self.rows.extend(rows)
         self.prefixes.extend(prefixes)
         self._groups = None
+
+    def _read_on(self, rows: Sequence[Row], readers: dict[Form, Readers]) -> None:
+        """Keep those readers of new rows that have something to read after the prompt."""
+        ends = np.array([row.asked.length if row.asked.call.max_tokens > 1 else NEVER for row in rows])
+        for form, new in readers.items():
+            going = new.kept(new.stop > ends[new.row])
+            if going is not None:
+                going = going.shifted(len(self.rows))
+                self.readers[form] = self.readers[form].joined(going) if form in self.readers else going
 
     def reserve(self, rows: Sequence[Row]) -> None:
         """Room in the private store for some more rows."""
@@ -121,6 +146,8 @@ class Batch:
         del self.rows[count:], self.prefixes[count:]
         moved = {layer: table.moved(torch.from_numpy(place)) for layer, table in self.tables.items()}
         self.tables = {layer: table for layer, table in moved.items() if table is not None}
+        staying = {form: readers.moved(place) for form, readers in self.readers.items()}
+        self.readers = {form: readers for form, readers in staying.items() if readers is not None}
         self._groups = None
 
     def counts(self) -> dict[int, dict[int, list[float]]]:

@@ -59,8 +59,8 @@ class Asked:
 class Resolver:
     """Turns calls into what an engine runs, for one model and its directions."""
 
-    def __init__(self, outline: Outline, directions: Directions) -> None:
-        self._outline, self._directions = outline, directions
+    def __init__(self, outline: Outline, directions: Directions, *, limit: str = "the model takes") -> None:
+        self._outline, self._directions, self._limit = outline, directions, limit
         self._render = lru_cache(maxsize=4096)(self._render_now)
         self._first_id = lru_cache(maxsize=4096)(self._first_id_now)
 
@@ -106,7 +106,9 @@ class Resolver:
             raise ValueError("the conversation has no tokens")
         most, needed = self._outline.positions, len(rendered.ids) + call.max_tokens
         if most is not None and needed > most:
-            raise ValueError(f"{len(rendered.ids)} prompt tokens and {call.max_tokens} more exceed the model's {most}")
+            raise ValueError(
+                f"{len(rendered.ids)} prompt tokens and {call.max_tokens} more exceed the {most} that {self._limit}"
+            )
 
     def _read(self, reading: Reading, rendered: Rendered) -> Read:
         start, stop = resolve_span(rendered, reading.span)

@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 
 from cluster.engines.attention import Group, Pass, Store, install
 from cluster.engines.batch import Prefixes
+from cluster.engines.calls import Read
+from cluster.engines.readings import Form, Pieces, Readers, Watch, gather
 from cluster.injection import Hooks, Table
 from cluster.model import Loaded
 
@@ -70,22 +72,37 @@ class Runner:
                 chunk = ids[start : start + PREFIX_CHUNK]
                 positions = np.arange(start, start + len(chunk))[None]
                 now = Pass(store=store, first=0, filled=np.array([start]), positions=positions)
-                self.run(torch.tensor([chunk]), now, positions, {}, prompt=True)
+                self.run(torch.tensor([chunk]), now, positions, {}, {}, prompt=True)
             self._prefixes.put(ids, store)
         return store
 
     def capture(self, ids: Sequence[tuple[int, ...]]) -> Float32[np.ndarray, "prompts layers hidden"]:
         """Every block's output at the last token of each prompt."""
-        self.hooks.captured = []
-        try:
-            store = Store(len(ids), max(len(each) for each in ids))
-            self.read(ids, np.zeros(len(ids), dtype=np.int64), Target(store, 0, ()), {})
-            return torch.stack([state.cpu() for state in self.hooks.captured], dim=1).numpy()
-        finally:
-            self.hooks.captured = None
+        pieces = [Pieces(self._last(len(each))) for each in ids]
+        target = Target(Store(len(ids), max(len(each) for each in ids)), 0, ())
+        self.read(ids, np.zeros(len(ids), dtype=np.int64), target, {}, gather([[each] for each in pieces], self.device))
+        return np.concatenate([each.whole(each.read.stop) for each in pieces])
+
+    def _last(self, length: int) -> Read:
+        layers, hidden = self.loaded.shape
+        return Read(
+            measure="vector",
+            start=length - 1,
+            stop=length,
+            layers=tuple(range(layers)),
+            vectors=np.zeros((0, layers, hidden), dtype=np.float32),
+        )
+
+    def device(self, layer: int) -> torch.device:
+        return next(self.loaded.blocks[layer].parameters()).device
 
     def read(
-        self, ids: Sequence[tuple[int, ...]], floors: np.ndarray, target: Target, tables: Mapping[int, Table]
+        self,
+        ids: Sequence[tuple[int, ...]],
+        floors: np.ndarray,
+        target: Target,
+        tables: Mapping[int, Table],
+        readers: Mapping[Form, Readers],
     ) -> Float[Tensor, "rows vocabulary"]:
         """One forward over rows' first private tokens, padded on the right; the logits after each one's last."""
         lengths = np.array([len(each) for each in ids])
@@ -102,15 +119,23 @@ class Runner:
             positions=positions,
             groups=target.groups,
         )
-        return self.run(torch.from_numpy(tokens), now, np.where(real, positions, -1), tables, prompt=True)
+        return self.run(torch.from_numpy(tokens), now, np.where(real, positions, -1), tables, readers, prompt=True)
 
     def run(
-        self, tokens: Tensor, now: Pass, places: np.ndarray, tables: Mapping[int, Table], *, prompt: bool
+        self,
+        tokens: Tensor,
+        now: Pass,
+        places: np.ndarray,
+        tables: Mapping[int, Table],
+        readers: Mapping[Form, Readers],
+        *,
+        prompt: bool,
     ) -> Float[Tensor, "rows vocabulary"]:
-        """Run the model once. `places` are the positions to edit at, -1 for padding."""
+        """Run the model once. `places` are the positions to edit and to read at, -1 for padding."""
         device = self.loaded.device
+        watch = Watch(readers, places)
         self._seam.now = now
-        self.hooks.run(tables, torch.from_numpy(places).to(device), prompt=prompt)
+        self.hooks.run(tables, torch.from_numpy(places).to(device), prompt=prompt, watch=watch if watch else None)
         self._head.last = torch.from_numpy(places.argmax(1))
         try:
             output = self.loaded.network(
@@ -122,6 +147,7 @@ class Runner:
         finally:
             self._seam.now = None
             self.hooks.run({}, None, prompt=False)
+        watch.deliver()
         return output.logits[:, -1].float()
 
     # -- is the attention this model's own? -------------------------------------------------------------------------
@@ -146,7 +172,7 @@ class Runner:
         ids = self._probe()
         half = len(ids) // 2
         whole = Group(self.prefix(ids[:half]), half, None)
-        ours = self.read([ids[half:]], np.array([half]), Target(Store(1, len(ids)), 0, (whole,)), {})[0]
+        ours = self.read([ids[half:]], np.array([half]), Target(Store(1, len(ids)), 0, (whole,)), {}, {})[0]
         difference = float((ours - stock).norm() / (stock - stock.mean()).norm())
         if not difference < (1e-3 if self.loaded.network.dtype == torch.float32 else 0.1):
             raise ValueError(

@@ -20,6 +20,7 @@ from cluster.engines import sampling
 from cluster.engines.batch import Batch, Row, groups
 from cluster.engines.calls import Resolver, receipt, reply
 from cluster.engines.forward import Runner, Target
+from cluster.engines.readings import gather
 from cluster.injection import Edit, Table
 from cluster.model import Loaded, load
 from sweep.engine import Call, InjectionContradiction, Receipt, Reply
@@ -63,7 +64,8 @@ class TransformersEngine:
     def step(self) -> bool:
         """One batch forward: the suffixes of waiting rows where there is room for them, else one token for every row.
 
-        A row whose receipt contradicts its call raises InjectionContradiction through its future.
+        A row whose receipt contradicts its call, or that was not read where it asked, raises InjectionContradiction
+        through its future.
         """
         count = self._admissible()
         if count:
@@ -115,13 +117,15 @@ class TransformersEngine:
         self._batch.reserve(rows)
         floors = np.array([row.asked.floor for row in rows])
         tables = self._tables(rows)
+        readers = gather([row.pieces for row in rows], self._runner.device)
         logits = self._runner.read(
             [row.asked.rendered.ids[row.asked.floor :] for row in rows],
             floors,
             Target(self._batch.store, len(self._batch.rows), groups(rows, prefixes)),
             tables,
+            readers,
         )
-        self._batch.join(rows, prefixes, tables)
+        self._batch.join(rows, prefixes, tables, readers)
         for row, scores in zip(rows, logits, strict=True):
             self._measure(row, scores)
         self._write(rows, logits)
@@ -130,7 +134,8 @@ class TransformersEngine:
     def _decode(self) -> None:
         """Every active row reads the token that it wrote last, and writes another."""
         now = self._batch.decoding()
-        logits = self._runner.run(self._batch.last(), now, now.positions, self._batch.tables, prompt=False)
+        batch = self._batch
+        logits = self._runner.run(batch.last(), now, now.positions, batch.tables, batch.readers, prompt=False)
         self._write(self._batch.rows, logits)
         self._retire()
 
@@ -140,10 +145,7 @@ class TransformersEngine:
         for place, row in enumerate(rows):
             for number, edit in enumerate(row.asked.edits):
                 layers.setdefault(edit.layer, []).append((place, number, edit))
-        return {layer: Table.of(edits, self._device(layer)) for layer, edits in layers.items()}
-
-    def _device(self, layer: int) -> torch.device:
-        return next(self._loaded.blocks[layer].parameters()).device
+        return {layer: Table.of(edits, self._runner.device(layer)) for layer, edits in layers.items()}
 
     def _measure(self, row: Row, logits: Float[Tensor, " vocabulary"]) -> None:
         """The options' log-probabilities as the first token written; the sampling's temperature is not in them."""
@@ -183,10 +185,24 @@ class TransformersEngine:
                     "the hooks of this replica cannot be trusted, restart it"
                 )
             )
-        else:
-            row.future.set_result(
-                reply(row.asked, self._loaded, row.written, ended=row.ended, options=row.options, receipt=given)
-            )
+            return
+        try:
+            readings = tuple(each.whole(row.read) for each in row.pieces)
+        except InjectionContradiction as error:
+            row.future.set_exception(error)
+            return
+        row.future.set_result(self._reply(row, given, readings))
+
+    def _reply(self, row: Row, given: Receipt, readings: tuple[np.ndarray, ...]) -> Reply:
+        return reply(
+            row.asked,
+            self._loaded,
+            row.written,
+            ended=row.ended,
+            options=row.options,
+            receipt=given,
+            readings=readings,
+        )
 
 
 def _receipt(row: Row, counts: dict[int, list[float]]) -> Receipt:
