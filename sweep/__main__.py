@@ -9,14 +9,18 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+from sweep.block import Block
 from sweep.commands import DONE, ERROR, INCOMPLETE, RESUMABLE, Report, existing, grades_of
+from sweep.engine import EngineDead, EngineUnavailable
 from sweep.launch import NothingKept
 from sweep.models import ModelError
 from sweep.plan import PlanError
-from sweep.pool import Pool
+from sweep.pool import NoRoom, Pool
 from sweep.scheduler import RunFailed
+from sweep.serving import ServingError, ServingFor, explained, parse
 from sweep.spec import SpecError, schema
 from sweep.store import Store, StoreError
+from sweep.trial import Model
 
 Verb = Callable[[str, str, str], argparse.ArgumentParser]
 OpenPool = Callable[[], Awaitable[Pool]]
@@ -27,12 +31,16 @@ EXPECTED = (
     PlanError,
     ModelError,
     RunFailed,
+    ServingError,
+    EngineUnavailable,
+    NoRoom,
     FileExistsError,
     FileNotFoundError,
     PermissionError,
 )
 EXTRAS = {  # what pip is told to install where a folder's packages are missing
     "cluster": ("accelerate", "jaxtyping", "ray", "safetensors", "torch", "transformers"),
+    "vllm": ("vllm",),
     "analysis": ("altair", "jinja2", "markupsafe", "polars", "scipy", "vl_convert"),
 }
 EXIT_CODES = f"exit codes: {DONE} done, {ERROR} error, {INCOMPLETE} incomplete, {RESUMABLE} resumable (run it again)"
@@ -62,6 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error.name} is missing: pip install 'introspection-sweep[{extras[0]}]'", file=sys.stderr)
         return ERROR
+    except EngineDead as error:
+        if options.json:
+            print(json.dumps({"error": str(error)}))
+        print(f"stopped: {error}; run the same command again to go on from here", file=sys.stderr)
+        return RESUMABLE
     except KeyboardInterrupt:
         print("stopped at once; run the same command again to go on from here", file=sys.stderr)
         return RESUMABLE
@@ -109,6 +122,14 @@ def _add_spec_verbs(verb: Verb) -> None:
     run.add_argument("--address", metavar="HOST:PORT", help="a Ray cluster (default: one on this machine)")
     run.add_argument("--in-process", action="store_true", help="one model, no Ray: for debugging")
     run.add_argument("--retry-errors", action="store_true", help="try again the trials that ended in an error")
+    run.add_argument(
+        "--serve",
+        action="append",
+        default=[],
+        metavar="[MODEL:]KEY=VALUE",
+        help='how this machine is to serve models with engine = "vllm", for all or for one by its name; see below',
+    )
+    run.epilog = f"{explained()}\n\n{run.epilog}"
     run.add_argument("--yes", action="store_true", help="go on where an edited spec keeps none of a run's trials")
     verb("schema", "print the spec's JSON schema, for editors", "sweep schema > sweep.schema.json")
 
@@ -166,26 +187,46 @@ def _run(options: argparse.Namespace) -> Report:
     from sweep.progress import Progress
 
     found = study.read(options.spec)
+    serving = parse(options.serve, [model.name for model in found.models])
+    if not options.address:
+        _check_engines(found.models)
     folder = options.run or Path("runs") / found.spec.name
     files = store.open_run(folder, found.spec.name, models=[asdict(model) for model in found.models])
     prepared = launch.prepare(files, found, options.spec, retry_errors=options.retry_errors, yes=options.yes)
     for remark in (*found.warnings, *prepared.remarks):
         print(f"note: {remark}", file=sys.stderr)
     with Progress() as progress:
-        pool = _pool(options, files, found.spec.grader)
+        pool = _pool(options, files, found.spec.grader, serving, prepared.blocks)
         summary = run.start(files, prepared.blocks, pool, progress, found.grader.stage)
     return ending.run_report(folder, options.spec, summary)
 
 
-def _pool(options: argparse.Namespace, files: Store, grader: str) -> OpenPool:
+def _check_engines(models: Sequence[Model]) -> None:
+    """What a missing package would otherwise say after Ray has started."""
+    if any(model.engine == "vllm" for model in models):
+        from cluster.kit import check_engines
+
+        check_engines(models)
+
+
+def _pool(
+    options: argparse.Namespace, files: Store, grader: str, serving: ServingFor, blocks: Sequence[Block]
+) -> OpenPool:
     """Replicas in Ray, or one in this process."""
     if options.in_process:
         from cluster.kit import open_in_process
 
-        return lambda: open_in_process(files, grader)
+        return lambda: open_in_process(files, grader, serving, blocks)
     from cluster.replica import open_ray
 
-    return lambda: open_ray(files, grader=grader, replicas=options.replicas, address=options.address)
+    return lambda: open_ray(
+        files,
+        grader=grader,
+        replicas=options.replicas,
+        address=options.address,
+        serving=serving,
+        blocks=blocks,
+    )
 
 
 def _report(options: argparse.Namespace) -> Report:

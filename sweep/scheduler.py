@@ -12,6 +12,7 @@ from typing import Literal
 
 Stage = Literal["directions", "doses", "trials", "grades"]
 Charge = Literal["errors", "losses"]
+IN_FLIGHT = 2  # leases at a replica, so that it never drains between two
 
 
 class RunFailed(RuntimeError):
@@ -72,7 +73,7 @@ class Scheduler:
     shards: Iterable[Shard]
     spent: Mapping[str, Spent] = field(default_factory=dict[str, Spent])
     budgets: Budgets = field(default_factory=Budgets)
-    in_flight: int = 2
+    in_flight: int = IN_FLIGHT
     per_lease: int = 1
     first_id: int = 0
 

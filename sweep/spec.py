@@ -40,6 +40,11 @@ class ModelTable(_Table):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantisation: str | None = Field(default=None, description="null: as the checkpoint is stored")
     trust_remote_code: bool = False
+    engine: Literal["transformers", "vllm"] | None = Field(
+        default=None,
+        description="what runs it, and part of a trial's identity: transformers (also if left out; any model, the "
+        "reference) or vllm (fast; needs the extra of that name). A fake: path brings its own",
+    )
 
 
 class SamplingTable(_Table):

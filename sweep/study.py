@@ -121,11 +121,12 @@ class _Resolver:
             dtype=table.dtype,
             quantisation=table.quantisation,
             trust_remote_code=table.trust_remote_code,
+            engine=table.engine,
         )
         try:
             return identify(request)
         except ModelError as error:
-            self.problems.append(f"models[{i}].path: {error}")
+            self.problems.append(f"models[{i}].{error.key}: {error}")
             return None
 
     def _place(self, path: str) -> str:

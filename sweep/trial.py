@@ -27,6 +27,7 @@ SpanName = Literal["protocol", "everywhere", "generated", "prompt"]
 Role = Literal["system", "user", "assistant"]
 Status = Literal["ok", "error", "skipped"]
 Report = Literal["text", "logodds", "both"]
+EngineKind = Literal["transformers", "vllm", "fake"]
 
 
 # -- what a model is asked --------------------------------------------------------------------------------------------
@@ -80,7 +81,7 @@ class Model:
     path: str  # a local folder, a repository id, or "fake:<subject>"
     revision: str | None = None
     digest: str
-    engine: Literal["transformers", "fake"] = "transformers"
+    engine: EngineKind = "transformers"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantisation: str | None = None
     trust_remote_code: bool = False

@@ -13,7 +13,7 @@ from typing import Any
 
 from sweep import rows, store
 from sweep.block import Block, canonical, source_digest
-from sweep.engine import Engine, InjectionContradiction
+from sweep.engine import Engine, EngineDead, EngineUnavailable, InjectionContradiction
 from sweep.grading import NamedGrader
 from sweep.grading import stage as grading
 from sweep.identity import digest
@@ -23,7 +23,7 @@ from sweep.store import Record, Store, StoreError, failpoint
 from sweep.stream import Stream, TrialSubject
 from sweep.trial import Doses, Injection, Model, Outcome, Protocol, Source, Template, Trial
 
-FATAL = (InjectionContradiction, StoreError)  # never a trial's own fault
+FATAL = (InjectionContradiction, EngineDead, StoreError)  # never a trial's own fault
 REASON = 2000  # characters kept of why a trial failed
 
 
@@ -75,10 +75,10 @@ def dose_name(group: str, injection: Injection) -> str:
 
 
 class Worker:
-    """One engine and the leases in flight on it, at most two, which share it so that it never drains.
+    """One engine and the leases in flight on it, which share it so that it never drains.
 
-    `run` raises InjectionContradiction (this replica is not to be trusted any more), StoreError, or whatever the engine
-    raised; nothing of that lease is committed then.
+    `run` raises InjectionContradiction (this replica is not to be trusted any more), EngineDead (this process is to
+    end), EngineUnavailable, StoreError, or whatever the engine raised; nothing of that lease is committed then.
     """
 
     def __init__(self, files: Store, plan: Plan, kit: Kit) -> None:
@@ -203,9 +203,19 @@ class Worker:
     def _load(self, group: str, block: Block) -> Stream:
         if not self._has(group):
             self.close()  # before the next is loaded: two may not fit
-            self._loaded = group, Stream(self._kit.engine(block.model, block.template))
+            self._loaded = group, Stream(self._start(block.model, block.template))
         assert self._loaded is not None
         return self._loaded[1]
+
+    def _start(self, model: Model, template: Template) -> Engine:
+        """An OSError may pass (a network file system); what is caught here would be the same the next time."""
+        try:
+            return self._kit.engine(model, template)
+        except (EngineDead, EngineUnavailable):
+            raise
+        except (ImportError, ValueError, RuntimeError) as error:
+            what = f"the {model.engine} engine cannot load {model.name}: {type(error).__name__}: {error}"
+            raise EngineUnavailable(f"{what}; mend that, then run the same command again") from error
 
     def _has(self, group: str) -> bool:
         return self._loaded is not None and self._loaded[0] == group

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Any
 import pytest
 
 from sweep.__main__ import main, parser
+from sweep.engine import Engine
+from sweep.fake import FakeEngine
+from sweep.serving import KEYS, Serving
+from sweep.trial import Directions, Model
 
 SPEC = """
 name = "study"
@@ -203,6 +208,48 @@ def test_a_missing_extra_is_named(spec: Path, capsys: Any, monkeypatch: pytest.M
     monkeypatch.delitem(sys.modules, "cluster.replica", raising=False)
     assert main(["run", str(spec)]) == 1
     assert "pip install 'introspection-sweep[cluster]'" in capsys.readouterr().err
+
+
+def test_a_missing_vllm_is_named_before_anything_starts(
+    spec: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    spec.write_text(SPEC.replace('["fake:oracle"]', '[{ name = "m", path = "pocket", engine = "vllm" }]'))
+    assert main(["run", str(spec)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert re.search(r"pip install 'introspection-sweep\[vllm(-cpu)?\]'$", error)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_bad_serve_setting_is_told_before_anything_starts(spec: Path, tmp_path: Path, capsys: Any) -> None:
+    assert main(["run", str(spec), "--serve", "max_seqs=3", "--serve", "fake-orcale:memory=0.5"]) == 1
+    error = capsys.readouterr().err
+    assert "did you mean 'max_num_seqs'?" in error
+    assert "did you mean 'fake-oracle'?" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_how_a_model_is_served_reaches_its_engine(spec: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is no part of a trial's identity: the run it grew is complete without it."""
+    served: list[Serving] = []
+
+    def engine_for(model: Model, directions: Directions, serving: Serving) -> Engine:
+        served.append(serving)
+        return FakeEngine(model, directions)
+
+    monkeypatch.setattr("cluster.kit.engine_for", engine_for)
+    assert call(capsys, "run", spec, "--in-process", "--serve", "fake-oracle:max_num_seqs=8")[0] == 0
+    assert served == [Serving(max_num_seqs=8)]
+    assert call(capsys, "run", spec, "--in-process")[1]["tokens"] == 0
+    assert len(served) == 1
+
+
+def test_run_explains_every_setting_of_serve() -> None:
+    verbs = next(action.choices for action in parser()._actions if action.choices)
+    text = verbs["run"].format_help()
+    assert [key for key in KEYS if f"\n  {key} " not in text] == []
 
 
 def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from sweep import events, store
-from sweep.engine import InjectionContradiction
+from sweep.engine import EngineDead, EngineUnavailable, InjectionContradiction
 from sweep.plan import add, in_order, load, retry
 from sweep.pool import InProcessPool, ReplicaLost
 from sweep.run import drive
@@ -93,6 +94,49 @@ async def test_a_spent_budget_names_the_shard_and_is_given_anew(tmp_path: Path) 
     assert (await run(files, planned)).exit_code == 0
 
 
+@pytest.mark.parametrize("error", [ImportError("no vllm"), ValueError("odd head size"), RuntimeError("no memory")])
+async def test_an_engine_that_cannot_be_loaded_fails_the_run_at_once(tmp_path: Path, error: Exception) -> None:
+    made = 0
+
+    def factory(model: Any, template: Any) -> ToyEngine:
+        nonlocal made
+        made += 1
+        raise error
+
+    files, planned = new_run(tmp_path, [controls(shard_size=40)])
+    updates: list[Update] = []
+    summary = await run(files, planned, kit(engine=factory), updates=updates)
+    assert (summary.exit_code, summary.failures, made) == (1, 0, 1)
+    assert summary.failed is not None
+    assert summary.failed.count(f"{type(error).__name__}: {error}") == 1
+    assert "run the same command again" in summary.failed
+    assert not any(isinstance(update, Trouble) for update in updates)
+    assert (await run(files, planned)).exit_code == 0
+    assert_every_trial_once(files, planned.blocks)
+
+
+async def test_an_engines_own_reason_is_told_as_it_is(tmp_path: Path) -> None:
+    def factory(model: Any, template: Any) -> ToyEngine:
+        raise EngineUnavailable("vLLM is missing: pip install it")
+
+    files, planned = new_run(tmp_path)
+    assert (await run(files, planned, kit(engine=factory))).failed == "vLLM is missing: pip install it"
+
+
+async def test_a_lost_engine_in_the_drivers_process_ends_it_and_costs_no_budget(tmp_path: Path) -> None:
+    class Lost(ToyEngine):
+        def step(self) -> bool:
+            raise EngineDead("the GPU fell off the bus")
+
+    files, planned = new_run(tmp_path, [controls()])
+    with pytest.raises(EngineDead, match="fell off"):
+        await run(files, planned, kit(engine=lambda model, _: Lost(model)))
+    spent = events.spent(files, "trials", set(in_order(planned.blocks)))
+    assert {entry.errors + entry.losses for entry in spent.values()} == {0}
+    assert sum(entry.leases for entry in spent.values()) == 2
+    assert (await run(files, planned)).exit_code == 0
+
+
 async def test_errors_count_across_drivers(tmp_path: Path) -> None:
     files, planned = new_run(tmp_path, [controls(shard_size=40)])
     for attempt in range(2):
@@ -115,6 +159,36 @@ class ErrorThenCrash(InProcessPool):
         if self.leases == 1:
             raise ValueError("bad")
         raise asyncio.CancelledError
+
+
+class Watched(InProcessPool):
+    """Two replicas, counting the leases at each."""
+
+    def __init__(self, workers: Sequence[Worker], in_flight: int) -> None:
+        super().__init__(workers[0], in_flight)
+        self._workers = {f"r-{number}": worker for number, worker in enumerate(workers)}
+        self.replicas = tuple(self._workers)
+        self.now, self.most = Counter[str](), Counter[str]()
+
+    async def submit(self, replica: str, lease: Lease) -> Done:
+        if lease.stage == "trials":
+            self.now[replica] += 1
+            self.most[replica] = max(self.most[replica], self.now[replica])
+        try:
+            return await self._workers[replica].run(lease)
+        finally:
+            self.now[replica] -= lease.stage == "trials"
+
+
+@pytest.mark.parametrize(("in_flight", "shards", "each"), [(2, 20, 2), (5, 20, 5), (19, 20, 10), (5, 4, 2)])
+async def test_a_pool_says_how_many_leases_its_replicas_hold_and_they_are_given_out_in_turn(
+    tmp_path: Path, in_flight: int, shards: int, each: int
+) -> None:
+    files, planned = new_run(tmp_path, [block(shard_size=40 // shards)])
+    watched = Watched([Worker(files, planned, kit()) for _ in range(2)], in_flight)
+    assert (await drive(files, planned.blocks, watched, print)).exit_code == 0
+    assert watched.most == {"r-0": each, "r-1": each}
+    assert_every_trial_once(files, planned.blocks)
 
 
 # -- replicas and drivers ---------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sweep import plan, study
+from sweep.block import Block
 from sweep.spec import SpecError, schema
 from sweep.store import Store
 from sweep.trial import Contrast, NormRule, VectorFile
+from sweep.worker import group_of
 
 SPEC: dict[str, Any] = {
     "name": "study",
@@ -91,6 +94,9 @@ def test_every_problem_is_reported_at_once() -> None:
         ({"concepts": "lindsey2025:concept"}, None, "Did you mean 'lindsey2025:concepts'?"),
         ({"models": ["./nowhere"]}, None, "models[0].path: no model folder at './nowhere'"),
         ({"models": []}, None, "models:"),
+        ({"models": [{"name": "x", "path": "fake:oracle", "engine": "vllm"}]}, None, "models[0].engine: 'fake:oracle'"),
+        ({"models": [{"name": "x", "path": "pocket", "engine": "vlm"}]}, None, "models[0].engine: input should be"),
+        ({"models": [{"name": "x", "path": "pocket", "engin": "vllm"}]}, None, "did you mean 'engine'?"),
         ({"stimuli": "nowhere.toml"}, None, "stimuli:"),
         ({"template": {"chat": "nowhere.jinja"}}, None, "template.chat:"),
         ({"directions": {"loud": {}}}, None, "directions.loud: needs positive and negative prompts"),
@@ -167,14 +173,37 @@ def test_sampling_and_template_are_settings(tmp_path: Path) -> None:
     assert cold.blocks[0].sampling.temperature == 0.0
 
 
+def one_model(**table: str) -> Block:
+    return parse({"models": [{"name": "m", "path": "pocket"} | table]}).blocks[0]
+
+
+def test_the_engine_of_a_model_is_part_of_its_trials_identity() -> None:
+    plain, named, fast = one_model(), one_model(engine="transformers"), one_model(engine="vllm")
+    assert plain == named
+    assert (plain.model.engine, fast.model.engine) == ("transformers", "vllm")
+    assert replace(fast.model, engine="transformers") == plain.model
+    ids = [{trial.id for trial in block.trials(0)} for block in (plain, fast)]
+    assert not ids[0] & ids[1]
+    assert group_of(plain.model, plain.template) != group_of(fast.model, fast.template)
+
+
 def test_editors_can_complete_the_spec() -> None:
     properties = schema()["properties"]
     assert {"name", "models", "concepts", "experiments"} <= properties.keys()
+    assert "vllm" in schema()["$defs"]["ModelTable"]["properties"]["engine"]["description"]
 
 
 def test_the_example_is_a_valid_study() -> None:
     example = Path(study.__file__).parent / "data" / "example.toml"
     assert study.read(example).blocks
+
+
+@pytest.mark.parametrize("path", sorted((Path(study.__file__).parent.parent / "infra" / "examples").glob("*.toml")))
+def test_every_example_plans(path: Path) -> None:
+    found = study.read(path)
+    assert found.spec.name == path.stem
+    assert any("none" in block.arms for block in found.blocks)
+    assert {model.engine for model in found.models} == {"vllm" if "vllm" in path.stem else "transformers"}
 
 
 words = st.text(string.ascii_letters + " -_\"'\\\n\0é", max_size=8)

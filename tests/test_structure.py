@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("sweep", "cluster", "analysis")
 MAY_IMPORT = {"sweep": {"sweep"}, "cluster": {"cluster", "sweep"}, "analysis": {"analysis", "sweep"}}
-HEAVY = ("torch", "ray", "transformers", "polars", "altair")
+HEAVY = ("torch", "ray", "transformers", "vllm", "polars", "altair")
 WIRING = ROOT / "sweep" / "__main__.py"  # wires the folders together, lazily
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sweep import store
-from sweep.engine import InjectionContradiction, Receipt, Reply
+from sweep.engine import EngineDead, InjectionContradiction, Receipt, Reply
 from sweep.grading.stage import outcome_from_row
 from sweep.trial import Outcome, Span, Subject, Trial
 from tests import toys
@@ -108,6 +108,14 @@ async def test_a_receipt_that_does_not_add_up_is_a_contradiction(tmp_path: Path)
     summary = await run(files, planned, kit(Liar(toys.MODEL)))
     assert summary.exit_code == 1
     assert not store.committed(files, "trials")
+
+
+async def test_a_lost_engine_is_no_trials_own_fault(tmp_path: Path) -> None:
+    """Even where it is a call that it refuses, and the protocol would make an error row of it."""
+    files, planned = new_run(tmp_path)
+    with pytest.raises(EngineDead, match="fell off"):
+        await run(files, planned, kit(ToyEngine(toys.MODEL, {"ocean": EngineDead("the GPU fell off the bus")})))
+    assert {row["item"] for row in table(files)} <= {"bread"}
 
 
 async def test_an_engine_that_breaks_is_replaced_until_the_budget_is_spent(tmp_path: Path) -> None:
