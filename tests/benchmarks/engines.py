@@ -9,6 +9,7 @@ injection from token 112 on, 50 new tokens, each trial its own direction, 8 laye
 all stock attention (sdpa), all with as many threads as ours. Rounds are interleaved, so a noisy neighbour hits all of
 them; `aa` is ours against ours. The floor is 83 token-forwards a trial (33 of suffix, 50 of answer, the prefix for
 nothing) at the rate at which this machine multiplies the model's own matrices in the same run. The last line is JSON.
+The same comparison at the size of a real model, on a GPU: tests/benchmarks/gpu.py.
 """
 
 from __future__ import annotations
@@ -19,115 +20,74 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from cluster.engines.transformers import TransformersEngine
-from cluster.model import describe
-from sweep.engine import Call
-from sweep.trial import Anchor, Contrast, Direction, Injection, Message, Span, Template
-
-LAYERS, HIDDEN, VOCABULARY = 8, 256, 512
-PROMPT, START, NEW = 145, 112, 50
-STRENGTHS = (1.0, 2.0, 4.0, 8.0)
-
-
-def network() -> Qwen2ForCausalLM:
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        hidden_size=HIDDEN,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=896,
-        vocab_size=VOCABULARY,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    return Qwen2ForCausalLM(config).eval()
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word, so that a prompt has exactly the tokens it is to have."""
-    vocabulary = {f"w{i}": i for i in range(VOCABULARY)}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(tokenizer_object=words)
-    fast.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    return fast
-
-
-def trial(number: int) -> Call:
-    """Ten prompts in turn, as ten trial numbers make them, and every layer with every strength."""
-    words = [f"w{1 + (7 * i) % 500}" for i in range(PROMPT - 1)] + [f"w{501 + number % 10}"]
-    text = " ".join(words)
-    injection = Injection(
-        direction=Direction(source=Contrast(name=str(number), positive=("a",), negative=("b",))),
-        layer=number % LAYERS,
-        strength=STRENGTHS[number // LAYERS % len(STRENGTHS)],
-    )
-    return Call(
-        trial=str(number),
-        messages=(Message(role="user", text=text),),
-        template=Template(),
-        spans=(Span(start=Anchor(turn=0, char=len(" ".join(words[:START])) + 1)),),
-        injections=(injection,),
-        max_tokens=NEW,
-    )
-
-
-def vectors(direction: Direction) -> np.ndarray:
-    assert isinstance(direction.source, Contrast)
-    draw = np.random.default_rng(int(direction.source.name))
-    return draw.standard_normal((LAYERS, HIDDEN)).astype(np.float32)
-
+from cluster.model import decoder_blocks, describe
+from sweep.engine import Call, Engine
+from sweep.trial import Directions
+from tests.benchmarks.workload import SMALL, Shape, network, tokenizer, trial, vectors
 
 # -- the three ways ---------------------------------------------------------------------------------------------------
 
 
-def ours(engine: TransformersEngine, trials: Sequence[Call]) -> None:
-    async def run() -> None:
+Tokens = list[tuple[int, ...]]  # what was written, a trial
+
+
+def ours(engine: Engine, trials: Sequence[Call], shape: Shape = SMALL) -> Tokens:
+    async def run() -> Tokens:
         futures = [engine.submit(each) for each in trials]
         while engine.step():
             pass
-        for future in futures:
-            reply = await future
-            assert len(reply.token_ids) == NEW
-            assert reply.receipt.edited == PROMPT - START + NEW - 1
+        replies = [await future for future in futures]
+        for each, reply in zip(trials, replies, strict=True):
+            assert len(reply.token_ids) == shape.new
+            assert reply.receipt.edited == (shape.fresh - 1) * len(each.injections)
+        return [reply.token_ids for reply in replies]
 
-    asyncio.run(run())
-
-
-def field(model: Qwen2ForCausalLM, words: PreTrainedTokenizerFast, trials: Sequence[Call]) -> None:
-    """A batch of trials of one layer, as the field runs it: a hook that adds a vector per row from a position on."""
-    layer = trials[0].injections[0].layer
-    delta = torch.stack([torch.from_numpy(_delta(each)) for each in trials])[:, None]
-
-    def hook(_module: nn.Module, _inputs: tuple[object, ...], output: Tensor) -> Tensor:
-        # A cached step has one position, which is after the start; the prompt is edited from the start on.
-        return output + delta if output.shape[1] == 1 else torch.cat([output[:, :START], output[:, START:] + delta], 1)
-
-    ids = torch.tensor([words(each.messages[0].text).input_ids for each in trials])
-    handle = model.model.layers[layer].register_forward_hook(hook)
-    try:
-        written = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False, use_cache=True
-        )
-    finally:
-        handle.remove()
-    assert written.shape == (len(trials), PROMPT + NEW)
+    return asyncio.run(run())
 
 
-def _delta(call: Call) -> np.ndarray:
-    injection = call.injections[0]
-    assert isinstance(injection.strength, float)
-    return injection.strength * vectors(injection.direction)[injection.layer]
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """The field's loop: a hook that adds a vector per row from a position on, and `generate`."""
+
+    shape: Shape
+    model: PreTrainedModel
+    words: PreTrainedTokenizerFast
+    directions: Directions
+
+    def __call__(self, trials: Sequence[Call]) -> Tokens:
+        """A batch of trials of one layer."""
+        device, start = self.shape.device, self.shape.start
+        deltas = torch.stack([torch.from_numpy(self._delta(each)) for each in trials])[:, None]
+        delta = deltas.to(device, self.shape.dtype)
+
+        def hook(_module: nn.Module, _inputs: tuple[object, ...], output: Tensor) -> Tensor:
+            # A cached step has one position, which is after the start; the prompt is edited from the start on.
+            if output.shape[1] == 1:
+                return output + delta
+            return torch.cat([output[:, :start], output[:, start:] + delta], 1)
+
+        ids = torch.tensor([self.words(each.messages[0].text).input_ids for each in trials], device=device)
+        handle = decoder_blocks(self.model)[trials[0].injections[0].layer].register_forward_hook(hook)
+        try:
+            written = self.model.generate(  # pyright: ignore[reportCallIssue]
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=self.shape.new, do_sample=False, use_cache=True
+            )
+        finally:
+            handle.remove()
+        assert written.shape == (len(trials), self.shape.prompt + self.shape.new)
+        return [tuple(row) for row in written[:, self.shape.prompt :].tolist()]
+
+    def _delta(self, call: Call) -> np.ndarray:
+        injection = call.injections[0]
+        return injection.alpha * self.directions(injection.direction)[injection.layer]
 
 
 def cells(trials: Sequence[Call]) -> list[list[Call]]:
@@ -146,21 +106,92 @@ def flops_per_token(model: nn.Module) -> float:
     return 2.0 * sum(p.numel() for p in model.parameters() if p.dim() == 2)
 
 
-def gemm_rate(rows: int) -> float:
-    """FLOP/s of the model's widest product at the batch's size, the best of several bursts."""
-    left, right = torch.randn(rows, HIDDEN), torch.randn(HIDDEN, 2 * 896)
+def gemm_rate(rows: int, shape: Shape = SMALL) -> float:
+    """FLOP/s of the model's widest product at the batch's size."""
+    return matmul_rate((rows, shape.hidden, 2 * shape.inner), shape.dtype, shape.device)
+
+
+def matmul_rate(sizes: tuple[int, int, int], dtype: torch.dtype, device: str, products: int = 200) -> float:
+    """FLOP/s of [rows, inner] by [inner, columns] on random data, the best of several bursts."""
+    rows, inner, columns = sizes
+    left = torch.randn(rows, inner, dtype=dtype, device=device)
+    right = torch.randn(inner, columns, dtype=dtype, device=device)
 
     def burst() -> None:
-        for _ in range(200):
-            left @ right
+        for _ in range(products):
+            torch.mm(left, right)
 
-    return 200 * 2.0 * rows * HIDDEN * 2 * 896 / min(seconds(burst) for _ in range(5))
+    return products * 2.0 * rows * inner * columns / min(seconds(burst) for _ in range(5))
 
 
 def seconds(work: Callable[[], object]) -> float:
+    """Of a piece of work, what it put on the GPU included."""
+    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    synchronize()
     start = time.perf_counter()
     work()
+    synchronize()
     return time.perf_counter() - start
+
+
+# -- the comparison ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounds:
+    """How much is run: `grouped_cells` of the batches of one layer and strength a round (None: all), and no round is
+    begun after `until` (None: never too late), on time.perf_counter's clock."""
+
+    trials: int = 256
+    rounds: int = 5
+    loop_trials: int = 6
+    grouped_cells: int | None = None
+    until: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """Seconds a trial of each way, and FLOP/s, by round."""
+
+    ways: dict[str, list[float]]
+    gemm: list[float]
+
+    def ratio(self, slow: str, fast: str) -> float:
+        """The median over rounds of one way's time by another's."""
+        return statistics.median(s / f for s, f in zip(self.ways[slow], self.ways[fast], strict=True))
+
+    def rate(self, way: str) -> float:
+        """Trials a second, at the median."""
+        return 1 / statistics.median(self.ways[way])
+
+    def share(self, flops: float) -> float:
+        """Of our time, how much a trial's FLOPs take at the rate measured in the same round."""
+        return statistics.median(flops / r / spent for r, spent in zip(self.gemm, self.ways["ours"], strict=True))
+
+
+def compare(engine: Engine, field: Field, how: Rounds) -> Times:
+    """Interleaved rounds of ours, grouped, loop, and ours again. The first round is always run."""
+    shape = field.shape
+    trials = [trial(number, shape) for number in range(how.trials)]
+    batches = cells(trials)[: how.grouped_cells]
+    ways: dict[str, tuple[Callable[[], object], int]] = {
+        "ours": (lambda: ours(engine, trials, shape), len(trials)),
+        "grouped": (lambda: [field(batch) for batch in batches], sum(map(len, batches))),
+        "loop": (lambda: [field([each]) for each in trials[: how.loop_trials]], how.loop_trials),
+        "again": (lambda: ours(engine, trials, shape), len(trials)),
+    }
+    ours(engine, trials, shape)  # the first run pays for what is made once
+    field(trials[:1])
+    times = Times(ways={name: [] for name in ways}, gemm=[])
+    for number in range(how.rounds):
+        if number and how.until is not None and time.perf_counter() > how.until:
+            break
+        for name, (work, count) in ways.items():
+            times.ways[name].append(seconds(work) / count)
+        times.gemm.append(gemm_rate(how.trials, shape))
+        rates = {name: f"{1 / spent[-1]:.1f}/s" for name, spent in times.ways.items()}
+        print(number, rates, f"{times.gemm[-1] / 1e9:.0f} GFLOP/s", flush=True)
+    return times
 
 
 def main() -> None:
@@ -172,42 +203,23 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
-    trials = [trial(number) for number in range(options.trials)]
-    stock, words = network(), tokenizer()
-    engine = TransformersEngine(describe(network(), tokenizer()), vectors, rows=options.trials)
-    ways: dict[str, tuple[Callable[[], object], int]] = {
-        "ours": (lambda: ours(engine, trials), len(trials)),
-        "grouped": (lambda: [field(stock, words, cell) for cell in cells(trials)], len(trials)),
-        "loop": (lambda: [field(stock, words, [each]) for each in trials[: options.loop_trials]], options.loop_trials),
-        "again": (lambda: ours(engine, trials), len(trials)),
-    }
-    ours(engine, trials)  # the first run pays for what is made once
-    field(stock, words, trials[:1])
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    gemm: list[float] = []
-    for number in range(options.rounds):
-        for name, (work, count) in ways.items():
-            times[name].append(seconds(work) / count)
-        gemm.append(gemm_rate(options.trials))
-        rates = {name: f"{1 / spent[-1]:.1f}/s" for name, spent in times.items()}
-        print(number, rates, f"{gemm[-1] / 1e9:.0f} GFLOP/s", flush=True)
-
-    def ratio(slow: str, fast: str) -> float:
-        return round(statistics.median(s / f for s, f in zip(times[slow], times[fast], strict=True)), 2)
-
-    floor = (PROMPT - START + NEW) * flops_per_token(stock)
-    share = statistics.median(floor / rate / spent for rate, spent in zip(gemm, times["ours"], strict=True))
+    engine = TransformersEngine(describe(network(), tokenizer()), vectors(), rows=options.trials)
+    field = Field(shape=SMALL, model=network(), words=tokenizer(), directions=vectors())
+    times = compare(
+        engine, field, Rounds(trials=options.trials, rounds=options.rounds, loop_trials=options.loop_trials)
+    )
+    floor = SMALL.fresh * flops_per_token(field.model)
     print(
         json.dumps(
             {
-                "vs_loop": ratio("loop", "ours"),
-                "vs_grouped": ratio("grouped", "ours"),
-                "floor_share": round(share, 3),
-                "aa": ratio("again", "ours"),
-                "trials_per_s": round(1 / statistics.median(times["ours"]), 1),
-                "loop_trials_per_s": round(1 / statistics.median(times["loop"]), 2),
-                "grouped_trials_per_s": round(1 / statistics.median(times["grouped"]), 2),
-                "gemm_gflops": round(statistics.median(gemm) / 1e9, 1),
+                "vs_loop": round(times.ratio("loop", "ours"), 2),
+                "vs_grouped": round(times.ratio("grouped", "ours"), 2),
+                "floor_share": round(times.share(floor), 3),
+                "aa": round(times.ratio("again", "ours"), 2),
+                "trials_per_s": round(times.rate("ours"), 1),
+                "loop_trials_per_s": round(times.rate("loop"), 2),
+                "grouped_trials_per_s": round(times.rate("grouped"), 2),
+                "gemm_gflops": round(statistics.median(times.gemm) / 1e9, 1),
                 "gflop_per_trial": round(floor / 1e9, 3),
                 "threads": options.threads,
                 "rounds": options.rounds,
