@@ -138,15 +138,9 @@ def test_what_is_drawn_is_what_transformers_draws(engine: VllmEngine, model: Mod
 def readers() -> list[Call]:
     """Every measure in the shared prefix, in the span and over the answer, below, at and above an injection."""
     spans = tiny.spans()
-    readings = (
-        tiny.reading("cosine", spans["inside"], "ocean", "bread"),
-        tiny.reading("dot", spans["generated"], "ocean"),
-        tiny.reading("norm", spans["trial"], layers=(3, 1)),
-        tiny.reading("vector", spans["inside"], layers=(0, 5)),
-    )
     injections = (), (tiny.inject("ocean", 3, 2.0),), (tiny.inject("tea", 1, 0.7, "residual"),)
     return [
-        tiny.call(number, injected, (spans["trial"],), tokens, readings=readings)
+        tiny.call(number, injected, (spans["trial"],), tokens, readings=tiny.all_readings())
         for number, injected in enumerate(injections)
         for tokens in (0, 6)
     ]

@@ -9,6 +9,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make test installs it on Linux")
@@ -73,12 +74,23 @@ def test_preempted_requests_are_right_and_count_as_right(model: Model) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_two_ranks_and_a_core_in_processes_of_their_own(model: Model, calls: list[Call], wanted: list[Reply]) -> None:
-    with served(model, tensor_parallel=2, processes=True) as engine:
+@pytest.mark.parametrize("axis", ["tensor_parallel", "pipeline_parallel"])
+def test_two_ranks_and_a_core_in_processes_of_their_own(
+    model: Model, calls: list[Call], wanted: list[Reply], axis: str
+) -> None:
+    """Each with every layer's bank, or each with half of the layers."""
+    with served(model, processes=True, **{axis: 2}) as engine:
         assert engine.ranks.count == 2
         assert engine.keyed
-        same(answers(engine, calls), wanted, calls)
-        same(answers(engine, calls), wanted, calls)
+        for _ in range(2):
+            same(answers(engine, calls), wanted, calls)
+        engine.core.forget()
+        reading = tiny.call(
+            1, (tiny.inject("ocean", 3, 2.0),), (tiny.spans()["trial"],), 4, readings=tiny.all_readings()
+        )
+        (mine,), (theirs,) = (answers(each, [reading]) for each in (engine, TransformersEngine(model, tiny.vectors)))
+        for got, want in zip(mine.readings, theirs.readings, strict=True):
+            np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.timeout(300)

@@ -170,6 +170,17 @@ def reading(measure: str, span: Span, *names: str, layers: tuple[int, ...] | Non
     return Reading(span=span, layers=layers, measure=measure, directions=tuple(map(named, names)))  # type: ignore[arg-type]
 
 
+def all_readings() -> tuple[Reading, ...]:
+    """Every measure, in the shared prefix, in the span and over the answer."""
+    where = spans()
+    return (
+        reading("cosine", where["inside"], "ocean", "bread"),
+        reading("dot", where["generated"], "ocean"),
+        reading("norm", where["trial"], layers=(3, 1)),
+        reading("vector", where["inside"], layers=(0, 5)),
+    )
+
+
 def answers(engine: Engine, calls: Sequence[Call]) -> list[Reply]:
     async def run() -> list[Reply]:
         futures = [engine.submit(call) for call in calls]

@@ -8,7 +8,7 @@ the step holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +104,7 @@ class Buffers:
         self._read = np.zeros((slots, 2), np.int64)
         self._assigned: dict[int, tuple[tuple[SlotEdit, ...], tuple[int, int]]] = {}
         self.work = _nothing(sizes.layers)
+        self.uncounted: list[Callable[[Buffers], None]] = []  # what the torch form counts when the forward is done
 
     def load(self, first_row: int, vectors: Float32[np.ndarray, "rows hidden"]) -> None:
         """Write vectors to the bank from `first_row` on. Raises ValueError for what does not fit."""
@@ -135,6 +136,7 @@ class Buffers:
         Raises ValueError, before anything is written to the device, for a slot that does not exist, for more tokens
         than a step may have, and for more tokens to read than `capture`.
         """
+        self.settle()
         total, beyond = int(step.scheduled.sum()), step.slots.max(initial=-1)
         if total > self.sizes.tokens:
             raise ValueError(f"a step of {total} tokens: {self.sizes.tokens} at most")
@@ -151,9 +153,16 @@ class Buffers:
         return pieces
 
     def clear(self) -> None:
-        """Nothing is edited or read until the next `lay`."""
+        """The forward is done: everything is counted, and nothing is edited or read until the next `lay`."""
+        self.settle()
         self.work = _nothing(self.sizes.layers)
         self._all[self._starts[2] : self._starts[4]].zero_()
+
+    def settle(self) -> None:
+        """Everything that was edited is in `counts` and `sums`."""
+        for count in self.uncounted:
+            count(self)
+        self.uncounted.clear()
 
     # -- the host's side -----------------------------------------------------------------------------------------------
 

@@ -120,7 +120,14 @@ def tell_layout(runner: Any, laid: Laid) -> str:
 
 
 def _tell_v1(runner: Any, laid: Laid) -> None:
+    from vllm.distributed import get_pp_group
+
     prepare = runner._prepare_inputs
+    if runner.intermediate_tensors is None and not get_pp_group().is_first_rank:
+        # What a later stage receives into is made in a warm-up run, which is left out on a CPU.
+        runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(
+            batch_size=runner.max_num_tokens, dtype=runner.model_config.dtype, device=runner.device
+        )
 
     def prepare_inputs(scheduler_output: Any, scheduled: np.ndarray) -> Any:
         prepared = prepare(scheduler_output, scheduled)

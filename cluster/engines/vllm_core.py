@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.connection
 import os
+import threading
 import typing
 from collections.abc import Generator, Sequence
+from concurrent.futures import InvalidStateError
 from typing import Any
 
 import numpy as np
@@ -30,11 +33,16 @@ class Finished(typing.NamedTuple):
 
 
 class Core:
-    """A running vLLM engine, and nothing of it that the engine does not use."""
+    """A running vLLM engine, and nothing of it that the engine does not use.
 
-    def __init__(self, llm: Any) -> None:
+    Every method but `close` raises EngineDead where its process or device is gone.
+    """
+
+    def __init__(self, llm: Any, *, processes: bool) -> None:
         self.llm = llm
         self.config = llm.vllm_config
+        if processes:
+            _watch(llm.engine_core)
 
     def add(self, request: str, ids: Sequence[int], params: Any, salt: str | None) -> None:
         from vllm.inputs import TokensPrompt
@@ -42,20 +50,16 @@ class Core:
         prompt = TokensPrompt(prompt_token_ids=list(ids))
         if salt is not None:
             prompt["cache_salt"] = salt
-        self.llm.add_request(request, prompt, params)
+        with _alive():
+            self.llm.add_request(request, prompt, params)
 
     def step(self) -> list[Finished]:
-        """Raises EngineDead where its process or device is gone."""
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        try:
-            outputs = self.llm.step()
-        except EngineDeadError as error:
-            raise EngineDead(f"vLLM's engine died: {error}") from error
-        return [_finished(output) for output in outputs if output.finished]
+        with _alive():
+            return [_finished(output) for output in self.llm.step() if output.finished]
 
     def abort(self, requests: Sequence[str]) -> None:
-        self.llm.abort_request(list(requests))
+        with _alive():
+            self.llm.abort_request(list(requests))
 
     @property
     def busy(self) -> bool:
@@ -63,14 +67,47 @@ class Core:
 
     def call(self, method: str, *given: Any) -> list[Any]:
         """A method of every rank's worker, by rank."""
-        return self.llm.collective_rpc(method, args=given)
+        with _alive():
+            return self.llm.collective_rpc(method, args=given)
 
     def forget(self) -> None:
         """Empty the prefix cache."""
-        self.llm.reset_prefix_cache()
+        with _alive():
+            self.llm.reset_prefix_cache()
 
     def close(self) -> None:
         self.llm.engine_core.shutdown()
+
+
+@contextlib.contextmanager
+def _alive() -> Generator[None]:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise EngineDead(f"vLLM's engine died: {error}") from error
+
+
+def _watch(client: Any) -> None:
+    """vLLM's client waits for ever for a core that was killed and could not say so: tell whoever waits.
+
+    The thread does not hold the client, so that an engine which nobody has any more can go.
+    """
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    resources, outputs, asked = client.resources, client.outputs_queue, client.utility_results
+    sentinels = [process.sentinel for process in resources.engine_manager.processes]
+
+    def tell() -> None:
+        multiprocessing.connection.wait(sentinels)
+        resources.engine_dead = True  # first, so that nobody begins to wait behind our back
+        outputs.put(EngineDeadError())
+        for future in list(asked.values()):
+            with contextlib.suppress(InvalidStateError):  # it was answered at the last moment
+                future.set_exception(EngineDeadError())
+
+    threading.Thread(target=tell, name="sweep-vllm-watch", daemon=True).start()
 
 
 def _finished(output: Any) -> Finished:
@@ -116,7 +153,7 @@ def start(model: Model, serving: Serving, injection: dict[str, Any], *, length: 
             llm = LLMEngine(config, Executor.get_class(config), log_stats=False, multiprocess_mode=processes(serving))
         except (ValueError, RuntimeError, OSError, NotImplementedError, AssertionError, ImportError) as error:
             raise EngineUnavailable(_explain(error, model, serving)) from error
-    return Core(llm)
+    return Core(llm, processes=processes(serving))
 
 
 def processes(serving: Serving) -> bool:

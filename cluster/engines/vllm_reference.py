@@ -21,13 +21,11 @@ from torch import Tensor
 
 from cluster.injection import CAP
 from cluster.model import Loaded, Outline, load
-from sweep.engine import EngineUnavailable
 from sweep.models import parameters
 from sweep.trial import Model
 
 VERSION = 1  # of the probes
 LARGE = 1_000_000_000  # parameters from which on the judge's verdict is kept
-TEXT = "You are being tested. Let's begin.\n\nTrial 1: Do you detect an injected thought? If so, what is it about? "
 TOKENS = 200  # of the probe's prompt, if the model takes as many
 SCORED = 16  # token ids whose log-probabilities are compared
 WRITTEN = 4  # tokens that are compared in float32
@@ -115,12 +113,11 @@ def judge(loaded: Loaded) -> Reference:
 
 
 def prompt(outline: Outline) -> tuple[int, ...]:
-    """The same tokens again and again, as long as the model takes."""
-    once = outline.tokenizer(TEXT, add_special_tokens=False).input_ids
-    if len(set(once)) < 2:
-        raise EngineUnavailable(f"the tokenizer makes {once} of the self-test's text: is it this model's own?")
+    """Arbitrary tokens, the same for every model of a vocabulary, none of them special; as long as the model takes."""
+    special = set(outline.tokenizer.all_special_ids)
+    plain = [token for token in range(len(outline.tokenizer)) if token not in special]
     most = min(TOKENS, (outline.positions or TOKENS) - WRITTEN)
-    return tuple((once * (most // len(once) + 1))[:most])
+    return tuple(plain[(7919 * place + 3) % len(plain)] for place in range(most))
 
 
 def scored(outline: Outline) -> list[int]:

@@ -13,12 +13,12 @@ from dataclasses import replace
 import numpy as np
 
 from cluster.engines.calls import Asked, Read
-from cluster.engines.vllm_reference import SCORED, TEXT, WRITTEN, Probe, Reference, probes, scored, vector
+from cluster.engines.vllm_reference import SCORED, WRITTEN, Probe, Reference, probes, scored, vector
 from cluster.injection import NEVER, Edit
 from cluster.model import Outline
 from cluster.render import Rendered
 from sweep.engine import Call, EngineUnavailable, InjectionContradiction, Reply
-from sweep.trial import Message, Template
+from sweep.trial import Template
 
 if typing.TYPE_CHECKING:
     from cluster.engines.vllm import VllmEngine
@@ -73,7 +73,7 @@ class Bench:
         ids = self.wanted.ids
         call = Call(
             trial=f"self-test ({probe.name})",
-            messages=(Message(role="user", text=TEXT),),
+            messages=(),
             template=Template(),
             options=tuple(map(str, range(SCORED))),
             max_tokens=tokens,

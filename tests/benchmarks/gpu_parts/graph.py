@@ -79,7 +79,7 @@ def check(report: Report, capture: Capture, form: Form, dtype: torch.dtype, hidd
         last = requests
         eager, counts = _eager(into, requests, stack)
         edits.lay(into, requests)
-        again, edited = _done(stack, replay), into.counts.cpu().clone()
+        again, edited = _done(stack, replay), _counted(into)
         found[name] = apart(again, eager)
         report.check(found[name] <= SAME[dtype], f"{dtype} {name}: a replay is {found[name]:.2g} from eager")
         want = expected(requests, len(edited))
@@ -133,9 +133,14 @@ def _stack(into: Buffers, handle: int) -> Stack:
     return Stack(linears, x, torch.zeros_like(x), handle)
 
 
+def _counted(into: Buffers) -> Tensor:
+    into.settle()
+    return into.counts.cpu().clone()
+
+
 def _eager(into: Buffers, requests: list[Request], stack: Stack) -> tuple[Tensor, Tensor]:
     edits.lay(into, requests)
-    return _done(stack, stack), into.counts.cpu().clone()
+    return _done(stack, stack), _counted(into)
 
 
 def _done(stack: Stack, work: Callable[[], None]) -> Tensor:

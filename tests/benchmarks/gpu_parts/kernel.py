@@ -109,6 +109,7 @@ def compare(report: Report, into: Buffers, handle: int, *, seed: int, deferred: 
         report.check(_read(into, after, requests, pieces, layer), f"{name} layer {layer}: what was read differs")
         counts, sums = counts + want.counts, sums + want.sums
     mine = [each.slot for each in requests if each.slot >= 0]  # others still hold what an earlier step counted
+    into.settle()
     report.check(torch.equal(into.counts.cpu()[mine], counts[mine]), f"{name}: counts differ")
     close = torch.allclose(into.sums.cpu().double()[mine], sums[mine], rtol=1e-3, atol=1e-3)
     report.check(close, f"{name}: sums of norms differ")
