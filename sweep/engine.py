@@ -91,7 +91,7 @@ class Reply:
 
 
 class InjectionContradiction(RuntimeError):
-    """A receipt says that a position was not edited as asked: the replica cannot be trusted, nothing is committed."""
+    """A receipt says that a position was not edited or read as asked: nothing that this replica did is committed."""
 
 
 class EngineDead(RuntimeError):
@@ -111,6 +111,10 @@ class Engine(typing.Protocol):
 
     def step(self) -> bool:
         """One batch forward. False if there was nothing to do."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the device and of any process; nothing is asked of it any more."""
         ...
 
     def activations(self, prompts: Sequence[str], template: Template) -> np.ndarray:

@@ -61,6 +61,9 @@ class FakeEngine:
                 future.set_result(self._answer(call, asked))
         return bool(batch)
 
+    def close(self) -> None:
+        """It holds nothing."""
+
     def activations(self, prompts: Sequence[str], template: Template) -> np.ndarray:
         """Gaussian by hash of (rendered prompt, layer): norms are about 4 at every layer, differences about 6."""
         return np.stack([[_gaussian(template, prompt, layer) for layer in range(self._layers)] for prompt in prompts])

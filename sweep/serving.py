@@ -29,7 +29,9 @@ class Serving:
     tensor_parallel: Annotated[int, _whole("GPUs that share every layer")] = 1
     pipeline_parallel: Annotated[int, _whole("groups of GPUs, each with a part of the layers")] = 1
     max_num_seqs: Annotated[int, _whole("calls in one batch")] = 256
-    max_model_len: Annotated[int | None, _whole("tokens of the longest conversation; none: as the model says")] = None
+    max_model_len: Annotated[
+        int | None, _whole("tokens of the longest conversation; none: 8192, or what the model takes if less")
+    ] = None
     memory: Annotated[
         float | None,
         Field(gt=0, le=1, description="share of the GPU's memory; none: vLLM's own default; not read on a CPU"),

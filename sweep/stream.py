@@ -65,6 +65,7 @@ class Stream:
     def close(self) -> None:
         if self._pump:
             self._pump.cancel()
+        self.engine.close()
 
     async def _step(self) -> None:
         while self._unanswered:

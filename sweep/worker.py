@@ -197,7 +197,7 @@ class Worker:
             async with self._turn:
                 self._users -= 1
                 if stream.failed and self._loaded is not None and self._loaded[1] is stream:
-                    self._loaded = None
+                    self.close()
                 self._turn.notify_all()
 
     def _load(self, group: str, block: Block) -> Stream:

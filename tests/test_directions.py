@@ -32,6 +32,9 @@ class Asked:
     def submit(self, call: Call) -> asyncio.Future[Reply]:
         raise NotImplementedError
 
+    def close(self) -> None:
+        raise NotImplementedError
+
     def step(self) -> bool:
         return False
 

@@ -8,6 +8,7 @@ from collections.abc import Generator
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make test installs it on Linux")
 
@@ -217,7 +218,61 @@ def test_an_abandoned_call_leaves_and_its_rows_come_free(engine: VllmEngine, cal
         return await stays
 
     assert asyncio.run(run()).token_ids
-    assert engine.idle
+    assert engine.queue.idle
+
+
+def test_a_token_that_was_not_drawn_by_us_is_caught(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be the greedy one, and look like any other."""
+    worker = engine.core.llm.model_executor.driver_worker.worker
+    monkeypatch.setattr(worker.injector, "_draw", lambda *_: None)
+    with pytest.raises(InjectionContradiction, match="not all of them drawn"):
+        answers(engine, [dataclasses.replace(tiny.call(0, (), (Span(),)), temperature=1.0)])
+
+
+def test_an_injection_beyond_numbers_is_a_bad_trial_and_no_more(engine: VllmEngine) -> None:
+    loud = tiny.call(0, (tiny.inject("x", 1, 1e38), tiny.inject("y", 1, 1e38)), (Span(),))
+    with pytest.raises(ValueError, match="not a number any more"):
+        answers(engine, [loud])
+    assert answers(engine, [tiny.call(0, (), (Span(),))])[0].token_ids
+
+
+def test_many_readers_pass_through_a_small_buffer_and_others_pass_them(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch, calls: list[Call], wanted: list[Reply]
+) -> None:
+    monkeypatch.setattr(engine.ranks, "capture", 110)
+    mixed = [*readers(), *calls[:20], *readers()]
+    found = answers(engine, mixed)
+    count = len(readers())
+    same(found[count : count + 20], wanted[:20], calls[:20])
+    assert [r.token_ids for r in found[:count]] == [r.token_ids for r in found[count + 20 :]]
+    assert engine.queue.idle
+
+
+@pytest.mark.parametrize(
+    ("switched", "broken", "says"), [(True, False, ""), (True, True, "differ"), (False, False, "none")]
+)
+def test_graphs_are_used_only_where_they_equal_eager_steps(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch, switched: bool, broken: bool, says: str
+) -> None:
+    """A stand-in for a graph that is wrong in the steps of an answer and right in prompts."""
+    worker, state = engine.core.llm.model_executor.driver_worker.worker, {"on": False}
+
+    def switch(on: bool) -> bool:
+        state["on"] = on and broken
+        return switched
+
+    def wrong(_module: object, _inputs: object, output: tuple[torch.Tensor, torch.Tensor]) -> None:
+        if state["on"] and len(output[0]) <= len(bench.probes):
+            output[0].mul_(3.0)
+
+    bench = vllm_selftest.Bench(engine, vllm_reference.reference(engine.model, engine.length))
+    monkeypatch.setattr(worker, "sweep_graphs", switch)
+    handle = find_blocks(worker.model_runner.get_model(), tiny.LAYERS)[1].register_forward_hook(wrong)
+    try:
+        assert says in bench.graphs()
+        assert bool(bench.graphs()) is bool(says)
+    finally:
+        handle.remove()
 
 
 def test_a_hook_that_is_gone_is_caught_before_anything_is_kept(engine: VllmEngine) -> None:
@@ -231,7 +286,7 @@ def test_a_hook_that_is_gone_is_caught_before_anything_is_kept(engine: VllmEngin
         with pytest.raises(InjectionContradiction, match="0 of"):
             answers(engine, [call])
         with pytest.raises(EngineUnavailable, match=r"self-test failed.*0 of"):
-            vllm_selftest.run(engine, vllm_reference.reference(engine.model))
+            vllm_selftest.run(engine, vllm_reference.reference(engine.model, engine.length))
     finally:
         block = find_blocks(worker.model_runner.get_model(), tiny.LAYERS)[2]
         worker.hooks[2] = vllm_worker.hook({2: block}, worker.handle)[0]

@@ -61,7 +61,7 @@ def test_a_bank_smaller_than_the_batch(model: Model, calls: list[Call], wanted: 
     """Rows are used again and again, and never while a call in flight has them."""
     with served(model, bank_rows=8, max_num_seqs=16) as engine:
         same(answers(engine, calls), wanted, calls)
-        assert engine.idle
+        assert engine.queue.idle
 
 
 def test_preempted_requests_are_right_and_count_as_right(model: Model) -> None:
@@ -70,7 +70,7 @@ def test_preempted_requests_are_right_and_count_as_right(model: Model) -> None:
     with served(model, kv_cache_gib=16 * BLOCK_GIB, max_model_len=288) as engine:
         same(answers(engine, calls), wanted, calls)
         assert engine.ranks.resumed > 0
-        assert engine.idle
+        assert engine.queue.idle
 
 
 @pytest.mark.timeout(300)
@@ -81,9 +81,11 @@ def test_two_ranks_and_a_core_in_processes_of_their_own(
     """Each with every layer's bank, or each with half of the layers."""
     with served(model, processes=True, **{axis: 2}) as engine:
         assert engine.ranks.count == 2
-        assert engine.keyed
+        assert engine.queue.keyed
         for _ in range(2):
             same(answers(engine, calls), wanted, calls)
+        drawn = [dataclasses.replace(call, temperature=1.0, seed=n) for n, call in enumerate(calls[-12:])]
+        same(answers(engine, drawn), answers(TransformersEngine(model, tiny.vectors), drawn), drawn)
         engine.core.forget()
         reading = tiny.call(
             1, (tiny.inject("ocean", 3, 2.0),), (tiny.spans()["trial"],), 4, readings=tiny.all_readings()
@@ -119,7 +121,7 @@ def test_without_the_key_prompts_are_salted_and_it_says_so(
     model: Model, calls: list[Call], wanted: list[Reply]
 ) -> None:
     with served(model) as engine:
-        assert not engine.keyed
+        assert not engine.queue.keyed
         assert any("salted" in note for note in engine.notes)
         for _ in range(2):
             same(answers(engine, calls), wanted, calls)
@@ -136,7 +138,7 @@ def test_the_poison_probe_fails_without_the_key(model: Model, monkeypatch: pytes
 
 def test_the_poison_probe_passes_with_the_key(model: Model) -> None:
     with served(model) as engine:
-        bench = vllm_selftest.Bench(engine, vllm_reference.reference(model))
+        bench = vllm_selftest.Bench(engine, vllm_reference.reference(model, engine.length))
         assert not bench.poisoned()
         vllm_compat.unpatch_block_keys()
         try:

@@ -48,6 +48,21 @@ async def test_two_shards_share_the_engine(tmp_path: Path) -> None:
     assert engine.steps < 2 * planned.blocks[0].shards  # two turns each, and two shards in most batches
 
 
+async def test_an_engine_is_closed_before_the_next_is_made(tmp_path: Path) -> None:
+    other = replace(toys.MODEL, name="other", digest="other")
+    blocks = [block(shard_size=4), block(shard_size=4, model=other)]
+    files, planned = new_run(tmp_path, blocks)
+    made: list[ToyEngine] = []
+
+    def factory(model: Any, template: Any) -> ToyEngine:
+        assert all(engine.closed for engine in made)
+        made.append(ToyEngine(model))
+        return made[-1]
+
+    await run(files, planned, kit(engine=factory))
+    assert len(made) >= 2
+
+
 async def test_what_a_protocol_raises_is_that_trials_row(tmp_path: Path) -> None:
     files, planned = new_run(tmp_path, [block(items=("ocean", "boom"))])
     summary = await run(files, planned)
@@ -133,6 +148,7 @@ async def test_an_engine_that_breaks_is_replaced_until_the_budget_is_spent(tmp_p
     summary = await run(files, planned, kit(engine=factory))
     assert summary.exit_code == 0
     assert len(made) == 3
+    assert [engine.closed for engine in made] == [True, True, False]  # a card holds one; the pool is still open
     assert summary.failures >= 2
     assert_every_trial_once(files, planned.blocks)
 

@@ -87,6 +87,7 @@ class ToyEngine:
         self._trouble = trouble or {}
         self.calls: list[Call] = []
         self.steps = 0
+        self.closed = False
 
     def submit(self, call: Call) -> asyncio.Future[Reply]:
         self.calls.append(call)
@@ -96,6 +97,9 @@ class ToyEngine:
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         future.set_exception(error)
         return future
+
+    def close(self) -> None:
+        self.closed = True
 
     def step(self) -> bool:
         self.steps += 1

@@ -178,6 +178,8 @@ def all_readings() -> tuple[Reading, ...]:
         reading("dot", where["generated"], "ocean"),
         reading("norm", where["trial"], layers=(3, 1)),
         reading("vector", where["inside"], layers=(0, 5)),
+        reading("dot", where["inside"], "tea", layers=(0,)),
+        reading("cosine", where["inside"], "tea", layers=(5,)),
     )
 
 

@@ -5,6 +5,7 @@ python -m tests.vllm_v2 FOLDER
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ def main(place: Path) -> None:
     calls = tiny.batch(tokens=2)[-14:]
     for _ in range(2):
         same(answers(engine, calls), answers(reference, calls), calls)
+    drawn = [dataclasses.replace(call, temperature=1.0, seed=n) for n, call in enumerate(calls)]
+    same(answers(engine, drawn), answers(reference, drawn), drawn)
     engine.close()
 
     small = Serving(kv_cache_gib=16 * tiny.BLOCK_GIB, max_model_len=288, max_num_batched_tokens=96, max_num_seqs=64)

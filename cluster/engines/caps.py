@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cluster.engines.bank import digest
 from cluster.engines.calls import Asked, Read
 from cluster.injection import CAP, Edit
 from sweep.engine import Reply
@@ -76,10 +77,10 @@ class Caps:
         go_on: Callable[[Exception | None], None],
     ) -> None:
         starts = range(span[0], span[1], self._capture)
-        self._pending[key] = _Pending(missing=len(starts), norms=[], waiting=[go_on])
+        pending = self._pending[key] = _Pending(missing=len(starts), norms=[], waiting=[go_on])
         for start in starts:
             stop = min(start + self._capture, span[1])
-            measure(self._norms(asked, start, stop), lambda result: self._arrived(key, result))
+            measure(self._norms(asked, start, stop), lambda result: self._arrived(key, pending, result))
 
     def _norms(self, asked: Asked, start: int, stop: int) -> Asked:
         read = Read(
@@ -97,9 +98,8 @@ class Caps:
             floor=min(start, asked.length - 1, *(edit.start for edit in asked.edits)),
         )
 
-    def _arrived(self, key: object, result: Result) -> None:
-        pending = self._pending.get(key)
-        if pending is None:  # another part of it failed
+    def _arrived(self, key: object, pending: _Pending, result: Result) -> None:
+        if self._pending.get(key) is not pending:  # another part of it failed
             return
         if isinstance(result, Reply):
             pending.norms.append(result.readings[0])
@@ -121,4 +121,4 @@ def _lacks(edit: Edit, length: int) -> bool:
 
 def _identity(edit: Edit) -> tuple[object, ...]:
     kind = edit.residual, edit.project, edit.keep
-    return edit.layer, edit.start, edit.stop, edit.strength, edit.cap, kind, edit.vector.tobytes()
+    return edit.layer, edit.start, edit.stop, edit.strength, edit.cap, kind, digest(edit.vector)

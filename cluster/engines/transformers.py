@@ -88,6 +88,9 @@ class TransformersEngine:
             states[chunk] = self._runner.capture([ids[place] for place in chunk])
         return states
 
+    def close(self) -> None:
+        """Its memory is free when nothing refers to it any more."""
+
     @property
     def shape(self) -> tuple[int, int]:
         """Layers and width of the model."""

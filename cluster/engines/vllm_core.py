@@ -28,7 +28,7 @@ class Finished(typing.NamedTuple):
 
     request: str
     token_ids: tuple[int, ...]
-    stopped: bool  # by an end token, which is then the last
+    reason: str | None  # "stop" by an end token, which is then the last; "length"; or what went wrong
     cached: int  # prompt tokens that the prefix cache gave
 
 
@@ -73,7 +73,8 @@ class Core:
     def forget(self) -> None:
         """Empty the prefix cache."""
         with _alive():
-            self.llm.reset_prefix_cache()
+            if not self.llm.reset_prefix_cache():
+                raise RuntimeError("the prefix cache cannot be emptied while requests are in flight")
 
     def close(self) -> None:
         self.llm.engine_core.shutdown()
@@ -81,12 +82,19 @@ class Core:
 
 @contextlib.contextmanager
 def _alive() -> Generator[None]:
+    from vllm.exceptions import VLLMClientError
     from vllm.v1.engine.exceptions import EngineDeadError
 
     try:
         yield
+    except VLLMClientError as error:  # a request that it refuses; some of these are no ValueError
+        raise ValueError(str(error)) from error
     except EngineDeadError as error:
         raise EngineDead(f"vLLM's engine died: {error}") from error
+    except (ValueError, KeyError):  # a request that it refuses
+        raise
+    except Exception as error:
+        raise EngineDead(f"vLLM's worker failed: {type(error).__name__}: {error}") from error
 
 
 def _watch(client: Any) -> None:
@@ -112,9 +120,7 @@ def _watch(client: Any) -> None:
 
 def _finished(output: Any) -> Finished:
     written = output.outputs[0]
-    return Finished(
-        output.request_id, tuple(written.token_ids), written.finish_reason == "stop", output.num_cached_tokens or 0
-    )
+    return Finished(output.request_id, tuple(written.token_ids), written.finish_reason, output.num_cached_tokens or 0)
 
 
 def sampling(*, tokens: int, ends: Sequence[int], extra: Any) -> Any:
@@ -195,7 +201,7 @@ def _arguments(model: Model, serving: Serving, injection: dict[str, Any], length
 
 def _settings(serving: Serving) -> dict[str, str]:
     """Environment of vLLM's start, and of the processes that it starts."""
-    given = {vllm_plugin.MARK: "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if processes(serving) else "0"}
+    given = {vllm_plugin.MARK: str(os.getpid()), "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if processes(serving) else "0"}
     world = serving.gpus
     if on_cpu() and "VLLM_CPU_OMP_THREADS_BIND" not in os.environ:
         given["VLLM_CPU_OMP_THREADS_BIND"] = _cores(world) if world > 1 else "nobind"

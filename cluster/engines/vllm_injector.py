@@ -17,6 +17,8 @@ from torch import Tensor
 from cluster.engines import readings, sampling
 from cluster.engines.buffers import Buffers, SlotEdit, Step
 
+TOGETHER = 64  # rows that are drawn at once: it takes ten times their logits
+
 # -- what a request asks ----------------------------------------------------------------------------------------------
 
 
@@ -90,6 +92,8 @@ class Flight:
     slot: int | None = None
     passes: list[Pass] = field(default_factory=list[Pass])
     options: Tensor | None = None  # log-probabilities
+    drawn: set[int] = field(default_factory=set[int])  # places in the answer
+    read: int = 0  # positions before this one are read, those that are to be
     readings: list[tuple[int, int, Tensor]] = field(default_factory=list[tuple[int, int, Tensor]])  # which, first
 
 
@@ -105,6 +109,10 @@ class Injector:
         self._ended: dict[int, Flight] = {}  # by our number
         self._free = list(range(buffers.sizes.slots))[::-1]
         self._in_slot: dict[int, Flight] = {}
+        self._slot_of: dict[str, int] = {}
+        # By slot, so that a step looks only at requests that are due something from its logits.
+        self._until, self._length = np.zeros((2, buffers.sizes.slots), dtype=np.int64)
+        self._waits = np.zeros(buffers.sizes.slots, dtype=bool)
         self._captured: list[tuple[int, int, int, int]] = []
         self._asking: list[tuple[int, Flight]] = []  # rows of the coming logits
         self._drawing: list[tuple[int, Flight, int]] = []  # and which token of the answer they are to give
@@ -119,9 +127,14 @@ class Injector:
             flight = self._flights[request] = Flight(wanted=wanted)
         self._pause(flight)
         slot = self._free.pop()
-        flight.slot, self._in_slot[slot] = slot, flight
+        flight.slot, self._in_slot[slot], self._slot_of[request] = slot, flight, slot
         flight.passes.append(Pass(first=first, until=first))
-        self._buffers.assign(slot, flight.wanted.edits, flight.wanted.range)
+        wanted = flight.wanted
+        self._until[slot], self._length[slot] = first, wanted.length
+        self._waits[slot] = wanted.draw is not None or (bool(wanted.options) and flight.options is None)
+        low, high = wanted.range or (0, 0)
+        low = max(low, flight.read)  # a preempted request has read what it has read
+        self._buffers.assign(slot, wanted.edits, (low, high) if low < high else None)
 
     def knows(self, request: str) -> bool:
         return request in self._flights
@@ -129,10 +142,12 @@ class Injector:
     def pause(self, request: str) -> None:
         """It was preempted: what it has cached may go, what it has written stays."""
         if request in self._flights:
+            self._slot_of.pop(request, None)
             self._pause(self._flights[request])
 
     def end(self, request: str) -> None:
         flight = self._flights.pop(request, None)
+        self._slot_of.pop(request, None)
         if flight is not None:
             self._pause(flight)
             self._ended[flight.wanted.number] = flight
@@ -148,28 +163,33 @@ class Injector:
     def _count(self, flight: Flight) -> None:
         last, slot = flight.passes[-1], flight.slot
         assert slot is not None
+        last.until = int(self._until[slot])
         last.counts, last.sums = self._buffers.counts[slot].clone(), self._buffers.sums[slot].clone()
 
     # -- steps
 
     def laid(self, requests: Sequence[str], scheduled: np.ndarray, computed: np.ndarray) -> None:
         """The coming forward's batch: request ids, how many tokens of each, and the position of the first."""
-        flights = [self._flights.get(request) for request in requests]
-        slots = np.array([-1 if f is None or f.slot is None else f.slot for f in flights], dtype=np.int64)
+        slots = np.array([self._slot_of.get(request, -1) for request in requests], dtype=np.int64)
         self._captured = self._buffers.lay(Step(slots=slots, scheduled=scheduled, computed=computed))
         self._asking, self._drawing = [], []
-        for row in np.flatnonzero(slots >= 0).tolist():
-            self._due(row, self._in_slot[int(slots[row])], int(computed[row] + scheduled[row]))
+        (rows,) = np.nonzero(slots >= 0)
+        mine = slots[rows]
+        self._until[mine] = computed[rows] + scheduled[rows]
+        places = self._until[mine] - self._length[mine]  # in the answer; before it, the prompt is only partly read
+        due = np.flatnonzero(self._waits[mine] & (places >= 0))
+        for row, slot, place in zip(rows[due].tolist(), mine[due].tolist(), places[due].tolist(), strict=True):
+            self._due(row, slot, place)
 
-    def _due(self, row: int, flight: Flight, until: int) -> None:
-        """What a request is to get from this step's logits: nothing while its prompt is only partly read."""
-        flight.passes[-1].until = until
-        wanted = flight.wanted
-        if until >= wanted.length:
-            if wanted.options and flight.options is None:
-                self._asking.append((row, flight))
-            if wanted.draw is not None:
-                self._drawing.append((row, flight, until - wanted.length))
+    def _due(self, row: int, slot: int, place: int) -> None:
+        """What a request is to get from this step's logits."""
+        flight = self._in_slot[slot]
+        if flight.wanted.options and flight.options is None:
+            self._asking.append((row, flight))
+        if flight.wanted.draw is None:
+            self._waits[slot] = False  # options are asked for once
+        else:
+            self._drawing.append((row, flight, place))
 
     def scored(self, logits: Tensor | None) -> None:
         """The step's logits, [requests, vocabulary]: log-probabilities of options for who asks; and where a token is to
@@ -178,20 +198,22 @@ class Injector:
             for row, flight in self._asking:
                 scores = torch.log_softmax(logits[row].float(), dim=-1)
                 flight.options = scores[list(flight.wanted.options)]
-            if self._drawing:
-                self._draw(logits)
+            for start in range(0, len(self._drawing), TOGETHER):
+                self._draw(logits, self._drawing[start : start + TOGETHER])
         self._asking, self._drawing = [], []
 
-    def _draw(self, logits: Tensor) -> None:
+    def _draw(self, logits: Tensor, drawing: Sequence[tuple[int, Flight, int]]) -> None:
         """By seed and place in the answer alone, as in the transformers engine: whatever else is in the batch, and
         however often a token is computed again."""
-        rows, flights, places = zip(*self._drawing, strict=True)
+        rows, flights, places = zip(*drawing, strict=True)
         draws = [flight.wanted.draw for flight in flights if flight.wanted.draw is not None]
         uniforms = sampling.uniforms([seed for _, _, seed in draws], places)
         at = torch.tensor(rows, device=logits.device)
         chosen = sampling.choose(logits[at].float(), [t for t, _, _ in draws], [p for _, p, _ in draws], uniforms)
         logits[at] = -torch.inf
         logits[at, chosen] = 0.0
+        for flight, place in zip(flights, places, strict=True):
+            flight.drawn.add(place)
 
     def forwarded(self) -> None:
         """The forward is done: keep what was read, and edit nothing until the next batch is laid out."""
@@ -203,6 +225,7 @@ class Injector:
                 if low < high:
                     part = states[:, low - position : high - position]
                     flight.readings.append((number, low, self._reduce(read, part)))
+            flight.read = max(flight.read, position + count)
         self._captured = []
         self._buffers.clear()
 
@@ -210,8 +233,8 @@ class Injector:
         """[layers, positions, hidden] of the whole model to [positions, owned layers asked, ...] as measured."""
         places = [place for place, layer in enumerate(read.layers) if layer in self.owned]
         h = states[[read.layers[place] for place in places]]
-        rows = torch.tensor([[row[place] for row in read.rows] for place in places], device=h.device)
-        v = self._buffers.bank[rows.long()]  # [layers, directions, hidden]
+        rows = torch.tensor([row[place] for place in places for row in read.rows], dtype=torch.long, device=h.device)
+        v = self._buffers.bank[rows].view(len(places), len(read.rows), h.shape[-1])  # [layers, directions, hidden]
         if read.measure == "cosine":
             v = v / torch.linalg.vector_norm(v, dim=-1, keepdim=True)
         return readings.reduce(read.measure, h, v).transpose(0, 1).clone()
@@ -232,6 +255,7 @@ class Injector:
             "number": wanted.number,
             "owned": [edit.layer in self.owned for edit in wanted.edits],
             "passes": [[p.first, p.until, _list(p.counts)[: len(wanted.edits)], _list(p.sums)] for p in flight.passes],
+            "drawn": len(flight.drawn),
             "options": None if flight.options is None else _list(flight.options),
             "readings": [
                 [which, first, list(part.shape), part.float().cpu().numpy().tobytes()]

@@ -7,10 +7,13 @@ environment. It does nothing where our engine did not set MARK before it started
 from __future__ import annotations
 
 import os
+import threading
+import time
 import typing
 from collections.abc import Callable
 
-MARK = "SWEEP_VLLM_ENGINE"  # set only while our engine starts vLLM, and so inherited by its processes only
+MARK = "SWEEP_VLLM_ENGINE"  # its process id: set only while our engine starts vLLM, so inherited by those alone
+LOOK = 2.0  # seconds between two looks at whether the parent is still there
 EXTRA = "sweep"  # the entry of SamplingParams.extra_args that is ours
 
 Key = tuple[str, str]
@@ -18,8 +21,18 @@ Keys = Callable[[typing.Any, int, int], list[typing.Any]]
 
 
 def register() -> None:
-    if os.environ.get(MARK):
+    owner = os.environ.get(MARK)
+    if owner:
         install()
+    if owner and owner != str(os.getpid()):
+        threading.Thread(target=_outlive_nobody, args=(os.getppid(),), name="sweep-parent", daemon=True).start()
+
+
+def _outlive_nobody(parent: int) -> None:
+    """A core whose engine was killed would keep its GPU for ever."""
+    while os.getppid() == parent:
+        time.sleep(LOOK)
+    os._exit(75)
 
 
 def install() -> bool:

@@ -26,7 +26,7 @@ from sweep.trial import Model
 
 VERSION = 1  # of the probes
 LARGE = 1_000_000_000  # parameters from which on the judge's verdict is kept
-TOKENS = 200  # of the probe's prompt, if the model takes as many
+TOKENS = 193  # of the probe's prompt: one more than whole blocks of 16, 32 or 64, so that a repeat computes one alone
 SCORED = 16  # token ids whose log-probabilities are compared
 WRITTEN = 4  # tokens that are compared in float32
 
@@ -76,14 +76,15 @@ def probes(layers: int, length: int) -> list[Probe]:
 # -- the judge --------------------------------------------------------------------------------------------------------
 
 
-def reference(model: Model) -> Reference:
-    """transformers' verdict on every probe; read from the cache folder for a large model that was judged before."""
-    place = _kept_at(model) if (parameters(model) or 0) >= LARGE else None
+def reference(model: Model, length: int) -> Reference:
+    """transformers' verdict on every probe, of at most `length` tokens; read from the cache folder for a large model
+    that was judged before."""
+    place = _kept_at(model, length) if (parameters(model) or 0) >= LARGE else None
     if place is not None and place.is_file():
         kept = json.loads(place.read_text())
         return Reference(ids=tuple(kept["ids"]), verdicts={n: Verdict(**v) for n, v in kept["verdicts"].items()})
     loaded = load(model)
-    found = judge(loaded)
+    found = judge(loaded, length)
     del loaded
     gc.collect()
     if torch.cuda.is_available():
@@ -97,26 +98,26 @@ def reference(model: Model) -> Reference:
     return found
 
 
-def _kept_at(model: Model) -> Path:
-    what = (VERSION, model.digest, model.dtype, model.quantisation, transformers.__version__, torch.__version__)
+def _kept_at(model: Model, length: int) -> Path:
+    what = (VERSION, length, model.digest, model.dtype, model.quantisation, transformers.__version__, torch.__version__)
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     name = hashlib.blake2b(repr(what).encode(), digest_size=16).hexdigest()
     return Path(root).expanduser() / "introspection-sweep" / "selftest" / f"{name}.json"
 
 
 @torch.inference_mode()
-def judge(loaded: Loaded) -> Reference:
+def judge(loaded: Loaded, length: int) -> Reference:
     loaded.network.set_attn_implementation("eager")  # sdpa leaves Gemma 2's soft cap out, and says nothing
-    ids = prompt(loaded)
+    ids = prompt(loaded, length)
     made = {probe.name: _judge(loaded, ids, probe) for probe in probes(loaded.layers, len(ids))}
     return Reference(ids=ids, verdicts=made)
 
 
-def prompt(outline: Outline) -> tuple[int, ...]:
+def prompt(outline: Outline, length: int) -> tuple[int, ...]:
     """Arbitrary tokens, the same for every model of a vocabulary, none of them special; as long as the model takes."""
     special = set(outline.tokenizer.all_special_ids)
     plain = [token for token in range(len(outline.tokenizer)) if token not in special]
-    most = min(TOKENS, (outline.positions or TOKENS) - WRITTEN)
+    most = min(TOKENS, length - WRITTEN)
     return tuple(plain[(7919 * place + 3) % len(plain)] for place in range(most))
 
 

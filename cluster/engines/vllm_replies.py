@@ -19,7 +19,7 @@ from cluster.engines.readings import Pieces, shape
 from cluster.model import Outline
 from sweep.engine import InjectionContradiction, Receipt, Reply
 
-Told = Mapping[str, Any]  # what one rank says of one request: vllm_worker.Injector.take
+Told = Mapping[str, Any]  # what one rank says of one request: vllm_injector.Injector.take
 
 
 class Ranks:
@@ -43,10 +43,20 @@ class Ranks:
                 told.setdefault(one["number"], [None] * len(answers))[rank] = one
         return told
 
-    def reply(self, asked: Asked, written: Sequence[int], ended: bool, told: Sequence[Told | None]) -> Reply:
-        """Raises InjectionContradiction where a rank did not do what was asked."""
+    def reply(
+        self, asked: Asked, written: Sequence[int], told: Sequence[Told | None], *, ended: bool, cached: int
+    ) -> Reply:
+        """`cached` is what vLLM's scheduler says of the first pass.
+
+        Raises InjectionContradiction where a rank did not do what was asked, and ValueError where the injection was too
+        strong for the model's numbers.
+        """
         read = asked.length + max(0, len(written) - 1)
-        ranks = self._all(asked, told) if asked.edits or asked.reads or asked.option_ids else []
+        ranks = self._all(asked, told) if asks(asked) else []
+        if ranks:
+            self._passes(asked, read, cached, ranks)
+        if written and asked.call.temperature and max(rank["drawn"] for rank in ranks) < len(written):
+            raise _contradiction(asked, f"{len(written)} tokens were written, and not all of them drawn by us")
         return reply(
             asked,
             self._outline,
@@ -63,19 +73,33 @@ class Ranks:
             raise _contradiction(asked, f"{len(known)} of {len(self._ranks)} ranks know of it")
         return known
 
+    def _passes(self, asked: Asked, read: int, cached: int, ranks: Sequence[Told]) -> None:
+        self.resumed += len(ranks[0]["passes"]) - 1
+        for rank in ranks:
+            first, last = rank["passes"][0][0], max(until for _, until, _, _ in rank["passes"])
+            if first != cached:
+                raise _contradiction(asked, f"computed from position {first} on, the scheduler says {cached}")
+            if last < read:
+                raise _contradiction(asked, f"only {last} of {read} positions were computed")
+
     def _receipt(self, asked: Asked, read: int, ranks: Sequence[Told]) -> Receipt:
         if not asked.edits:
             return Receipt(expected=0, edited=0)
-        for number in range(len(asked.edits)):
-            self._check(asked, number, read, ranks)
-        self.resumed += len(ranks[0]["passes"]) - 1
-        computed = ranks[0]["passes"][-1][0]
-        owner = next(rank for rank in ranks if rank["owned"][0])
+        owner = next((rank for rank in ranks if rank["owned"][0]), ranks[0])
         sums = np.sum([given[3] for given in owner["passes"]], axis=0).tolist()
+        if not np.isfinite(sums).all():
+            edit = asked.edits[0]
+            raise ValueError(
+                f"strength {edit.strength:g} at layer {edit.layer} with a vector of norm {edit.norm:.3g}: the residual "
+                "stream is not a number any more; lower the strength"
+            )
+        for number in range(len(asked.edits)):
+            self._check(asked, number, ranks)
+        computed = ranks[0]["passes"][-1][0]
         edited = asked.expected(computed, read)  # that is what the counts were found to be
         return receipt(asked, read=read, computed=computed, edited=edited, first=tuple(sums))
 
-    def _check(self, asked: Asked, number: int, read: int, ranks: Sequence[Told]) -> None:
+    def _check(self, asked: Asked, number: int, ranks: Sequence[Told]) -> None:
         edit = asked.edits[number]
         owners = [rank for rank in ranks if rank["owned"][number]]
         if not owners:
@@ -86,8 +110,6 @@ class Ranks:
                 if counts[number] != wanted:
                     did = f"{counts[number]} of {wanted} positions were edited at layer {edit.layer}"
                     raise _contradiction(asked, f"{did}, positions {first} to {until} computed")
-            if rank["passes"][-1][1] < read:
-                raise _contradiction(asked, f"only {rank['passes'][-1][1]} of {read} positions were computed")
 
     def _options(self, asked: Asked, ranks: Sequence[Told]) -> dict[str, float]:
         scores = next((rank["options"] for rank in ranks if rank["options"] is not None), None)
@@ -111,6 +133,11 @@ class Ranks:
                     pieces.put(range(first, first + size[0]), np.frombuffer(data, np.float32).reshape(size))
             out[:, places] = pieces.whole(read)
         return out
+
+
+def asks(asked: Asked) -> bool:
+    """Whether a call asks anything of the worker."""
+    return bool(asked.edits or asked.reads or asked.option_ids or asked.call.temperature)
 
 
 def _contradiction(asked: Asked, what: str) -> InjectionContradiction:

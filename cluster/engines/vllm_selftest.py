@@ -22,6 +22,7 @@ from sweep.trial import Template
 
 if typing.TYPE_CHECKING:
     from cluster.engines.vllm import VllmEngine
+    from cluster.engines.vllm_core import Core
 
 FAILED = (
     'the vLLM engine\'s self-test failed, so nothing is run on it: {}. Say engine = "transformers" in the spec, or '
@@ -46,15 +47,19 @@ def run(engine: VllmEngine, wanted: Reference) -> tuple[str, ...]:
 def _run(engine: VllmEngine, bench: Bench) -> tuple[str, ...]:
     notes = [f"vLLM {engine.version}, model runner {engine.ranks.runner}, {engine.ranks.count} ranks"]
     if bench.poisoned():
-        engine.keyed = False
+        engine.queue.keyed = False
         notes.append("vLLM did not take our key of its prefix cache: injected prompts are salted, and share no prefix")
-    if engine.graphs and bench.graphs_differ():
-        engine.reopen_without_graphs()
-        notes.append("CUDA graphs did not give what eager steps give: they are off")
-    elif engine.graphs:
-        notes.append("CUDA graphs give what eager steps give: they are on")
+    if engine.graphs:
+        wrong = bench.graphs()
+        notes.append(
+            f"CUDA graphs are off: {wrong}" if wrong else "CUDA graphs are on: they give what eager steps give"
+        )
+        if wrong:
+            keyed = engine.queue.keyed
+            engine.reopen_without_graphs()
+            engine.queue.keyed = keyed
     failed = [f"{name}: {why}" for name, check in CHECKS.items() if (why := check(bench))]
-    engine.core.forget()
+    bench.core.forget()
     if failed:
         raise EngineUnavailable(FAILED.format("; ".join(failed)))
     return tuple(notes)
@@ -66,8 +71,14 @@ class Bench:
     def __init__(self, engine: VllmEngine, wanted: Reference) -> None:
         self.engine, self.wanted = engine, wanted
         self.outline = engine.outline
+        self.exact = engine.model.dtype == "float32"
         self.tolerance = TOLERANCE[engine.model.dtype]
         self.probes = {probe.name: probe for probe in probes(self.outline.layers, len(wanted.ids))}
+
+    @property
+    def core(self) -> Core:
+        assert self.engine.core is not None
+        return self.engine.core
 
     def asked(self, probe: Probe, *, tokens: int = 1) -> Asked:
         ids = self.wanted.ids
@@ -115,22 +126,24 @@ class Bench:
     def poisoned(self) -> bool:
         """Whether a prompt reads blocks that were computed under another injection, or under none: each after the
         other, injected from the first token on."""
-        loud = Probe(name="loud", layer=0, strength=4.0, mode="project_out")
+        loud = Probe(name="loud", layer=0, strength=64.0, mode="project_out")
         found: list[np.ndarray] = []
         for pair in ((loud, self.probes["plain"]), (self.probes["plain"], loud)):
-            self.engine.core.forget()
+            self.core.forget()
             found += [self.scores(probe)[0] for probe in pair]
         plain, plainly = found[1:3]
         return self.apart(plain, plainly) > self.tolerance or self.apart(found[0], found[3]) > self.tolerance
 
-    def graphs_differ(self) -> bool:
+    def graphs(self) -> str:
+        """What is wrong with CUDA graphs, of prompts and of the steps of an answer, or nothing."""
         found: list[list[np.ndarray]] = []
         for on in (False, True):
-            self.engine.core.forget()
-            self.engine.core.call("sweep_graphs", on)
-            replies = self.engine.ask([self.asked(probe, tokens=WRITTEN) for probe in self.probes.values()])
-            found.append([_scores(reply) for reply, _ in replies])
-        return any(self.apart(*pair) > self.tolerance for pair in zip(*found, strict=True))
+            if not all(self.core.call("sweep_graphs", on)):
+                return "none were captured, or they cannot be switched off to compare"
+            self.core.forget()
+            found.append([scores for _ in range(2) for scores in self.scores(*self.probes.values())])
+        worst = max(self.apart(*pair) for pair in zip(*found, strict=True))
+        return f"they differ from eager steps by {worst:.2g} nats" if worst > self.tolerance else ""
 
 
 def _scores(reply: Reply) -> np.ndarray:
@@ -160,17 +173,28 @@ def _every_layer(bench: Bench) -> str:
 
 
 def _parity(bench: Bench) -> str:
+    """Cold, and again on a warm cache: then only the last token is computed, as it is in an answer."""
     wrong: list[str] = []
-    asked = [bench.asked(probe, tokens=WRITTEN) for probe in bench.probes.values()]
-    for (name, verdict), (reply, _) in zip(bench.wanted.verdicts.items(), bench.engine.ask(asked), strict=True):
-        gap = bench.apart(_scores(reply), np.array(verdict.scores))
-        if gap > bench.tolerance:
-            wrong.append(f"{name} ({gap:.2g} nats)")
-        elif bench.engine.model.dtype == "float32" and list(reply.token_ids) != _until_end(
-            verdict.tokens, bench.outline
-        ):
-            wrong.append(f"{name} (other tokens)")
+    bench.core.forget()
+    for state in ("cold", "warm"):
+        replies = bench.engine.ask([bench.asked(probe, tokens=WRITTEN) for probe in bench.probes.values()])
+        for (name, verdict), (reply, _) in zip(bench.wanted.verdicts.items(), replies, strict=True):
+            gap = bench.apart(_scores(reply), np.array(verdict.scores))
+            if gap > bench.tolerance:
+                wrong.append(f"{name}, {state} ({gap:.2g} nats)")
+            elif bench.exact and list(reply.token_ids) != _until_end(verdict.tokens, bench.outline):
+                wrong.append(f"{name}, {state} (other tokens)")
     return f"not what transformers says: {', '.join(wrong)}" if wrong else ""
+
+
+def _drawn(bench: Bench) -> str:
+    """At temperature 1 tokens come from our seeds, not from vLLM's. That all were drawn by us is the workers' count."""
+    asked = bench.asked(bench.probes["plain"], tokens=2 * WRITTEN)
+    seeded = [replace(asked, call=replace(asked.call, temperature=1.0, seed=seed)) for seed in (1, 1, *range(2, 16))]
+    texts = [reply.token_ids for reply, _ in bench.engine.ask(seeded)]
+    if bench.exact and texts[0] != texts[1]:
+        return "one seed gave two answers"
+    return "sixteen seeds gave one answer" if len(set(texts)) == 1 else ""
 
 
 def _until_end(tokens: Sequence[int], outline: Outline) -> list[int]:
@@ -196,11 +220,11 @@ def _shared(bench: Bench) -> str:
     parts = replace(plain, rendered=replace(plain.rendered, ids=changed))
     counts: list[list[int]] = []
     for asked in (parts, bench.asked(probe)):
-        engine.core.forget()
+        bench.core.forget()
         engine.ask([plain])
         counts.append([engine.ask([asked])[0][1] for _ in range(2)])
     (could, could_again), (did, again) = counts
-    if did != (could if engine.keyed else 0):
+    if did != (could if engine.queue.keyed else 0):
         return f"{did} tokens of the clean prefix were shared, {could} could be"
     return f"a repeat found {again} tokens of its own, {could_again} were there" if again != could_again else ""
 
@@ -224,6 +248,7 @@ CHECKS: dict[str, Callable[[Bench], str]] = {
     "every layer": _every_layer,
     "parity": _parity,
     "probes": _parity_matters,
+    "drawing": _drawn,
     "shared prefix": _shared,
     "readings": _reads,
 }
