@@ -117,6 +117,7 @@ class Plan:
         buffers.counts.view(-1).index_add_(0, self.number, self.made[self.which].int())
         weight = self.made * self.first
         buffers.sums.index_add_(0, self.slot, torch.stack((weight, weight * self.deltas, weight * self.lengths), dim=1))
+        self.made.zero_()
 
 
 _plans: WeakKeyDictionary[Work, Plan] = WeakKeyDictionary()
@@ -130,6 +131,7 @@ def touch_torch(hidden: Tensor, residual: Tensor | None, buffers: Buffers, layer
         plan = _plans.get(work)
         if plan is None:
             plan = _plans[work] = _plan(buffers)
+        if not buffers.uncounted:
             buffers.uncounted.append(plan.count)
         _edit(hidden, residual, buffers, plan.layers[layer])
     if len(work.read):
@@ -200,7 +202,7 @@ def _edit(hidden: Tensor, residual: Tensor | None, buffers: Buffers, pairs: Pair
         residual.index_copy_(0, pairs.token, wanted)
         hidden.index_fill_(0, pairs.token, 0)
     # Counted from what is there now: an edit that did not reach the stream is none.
-    there = _output(hidden, residual, pairs.token)
+    there = (hidden if residual is None else residual).index_select(0, pairs.token)
     pairs.made.add_(1 if torch.equal(there, wanted) else (there == wanted).all(-1))
 
 

@@ -49,6 +49,7 @@ class InjectionWorker(Worker):
         _listen(network, self.injector.scored)
         self.runner_kind = vllm_compat.tell_layout(self.model_runner, self.injector.laid)
 
+    @torch.inference_mode()
     def execute_model(self, scheduler_output: Any) -> Any:
         self._requests(scheduler_output)
         output = super().execute_model(scheduler_output)
