@@ -15,7 +15,7 @@ from sweep.block import Block
 from sweep.scheduler import IN_FLIGHT
 from sweep.spec import nearest
 
-AHEAD = 1.1  # of the calls that vLLM runs at once: in flight at least, while one shard ends
+AHEAD = 2.0  # of the calls that vLLM runs at once: leased beyond the shard that ends, as several may end together
 
 
 def _whole(description: str) -> Any:

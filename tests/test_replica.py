@@ -154,10 +154,10 @@ async def main() -> int:
     found = study.read(Path("study.toml"))
     files = open_run(Path("run"), found.spec.name)
     planned = plan.grow(files, found.blocks)
-    serving = parse(["max_num_seqs=10"])  # and shards of one trial: 12 leases at once
+    serving = parse(["max_num_seqs=10"])  # and shards of one trial: 21 leases at once
     fast = [replace(block, model=replace(block.model, engine="vllm")) for block in planned.blocks]
     pool = await open_ray(files, replicas=1, serving=serving, blocks=fast)
-    assert pool.in_flight == 12, pool.in_flight
+    assert pool.in_flight == 21, pool.in_flight
     assert serving in pool._arguments
     try:
         return (await drive(files, planned.blocks, pool, print)).error

@@ -20,7 +20,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed: make test installs it
 from analysis.load import open_run
 from sweep import plan
 from sweep.__main__ import main
-from sweep.serving import AHEAD, leases_in_flight, parse
+from sweep.serving import leases_in_flight, parse
 from sweep.store import Store, records
 from tests.test_vllm import pytestmark
 from tests.toys import table
@@ -239,7 +239,7 @@ def test_the_batch_stays_full_from_shard_to_shard(tmp_path: Path, monkeypatch: p
     last = sum(block.shards for block in blocks) - leases_in_flight(blocks, parse([f"max_num_seqs={AT_ONCE}"]))
     depths = [depth for depth, done in seen if 0 < done < last]
     assert len(depths) > 100
-    assert sum(depths) / len(depths) >= AHEAD * AT_ONCE
+    assert sum(depths) / len(depths) >= 1.1 * AT_ONCE
     assert sum(depth >= AT_ONCE for depth in depths) >= 0.9 * len(depths)
 
 

@@ -203,7 +203,12 @@ def _edit(hidden: Tensor, residual: Tensor | None, buffers: Buffers, pairs: Pair
         hidden.index_fill_(0, pairs.token, 0)
     # Counted from what is there now: an edit that did not reach the stream is none.
     there = (hidden if residual is None else residual).index_select(0, pairs.token)
-    pairs.made.add_(1 if torch.equal(there, wanted) else (there == wanted).all(-1))
+    pairs.made.add_(1 if torch.equal(there, wanted) else _alike(there, wanted).all(-1))
+
+
+def _alike(there: Tensor, wanted: Tensor) -> Bool[Tensor, "entries hidden"]:
+    """What is no number any more was put there all the same: the trial is bad, not the hook."""
+    return (there == wanted) | (there.isnan() & wanted.isnan())
 
 
 def _output(hidden: Tensor, residual: Tensor | None, token: Tensor) -> Float[Tensor, "entries hidden"]:

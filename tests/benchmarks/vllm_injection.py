@@ -5,9 +5,9 @@ injection from token 112 on, 50 new tokens, 8 layers and 4 strengths crossed), b
 token 112 on: injected or not, a request then shares the same clean blocks and computes the same tokens. Compared are
 
   injected   as many different injections as rows in the batch
-  plain      the same requests uninjected; `aa` is plain against plain
+  plain      the same requests uninjected, once before and once after; `aa` is the one against the other
   grouped    the field's loop: transformers, batches of one layer and strength, a hook and `generate`
-  1 .. 1024  requests that hold so many different injections between them, all in one batch, fewer new tokens
+  1 .. 1024  requests that hold so many different injections between them, all at one layer and in one batch
 
 Rounds are interleaved, so a noisy neighbour hits all of them, and every round starts from a prefix cache that holds
 nothing but the clean prefix. The last line is JSON.
@@ -51,10 +51,19 @@ def own(call: Call, number: int, shape: Shape) -> Call:
     return dataclasses.replace(call, messages=(Message(role="user", text=" ".join([*words, *fresh])),))
 
 
-def trials(count: int, shape: Shape, *, different: int | None = None) -> list[Call]:
-    """`different` None: no injections; else the trials share so many."""
-    made = [trial(n % (different or count), shape, injected=different is not None) for n in range(count)]
-    return [own(call, number, shape) for number, call in enumerate(made)]
+def trials(count: int, shape: Shape, *, injected: bool) -> list[Call]:
+    """Every layer and strength in turn, each with a direction of its own."""
+    return [own(trial(number, shape, injected=injected), number, shape) for number in range(count)]
+
+
+def sharing(count: int, shape: Shape, different: int) -> list[Call]:
+    """One layer and strength, and so many directions between them: nothing else differs along the curve."""
+    made: list[Call] = []
+    for number in range(count):
+        call = own(trial(number % different, shape), number, shape)
+        one = dataclasses.replace(call.injections[0], layer=shape.layers // 2, strength=2.0)
+        made.append(dataclasses.replace(call, injections=(one,)))
+    return made
 
 
 def run(engine: VllmEngine, calls: Sequence[Call], shape: Shape) -> Callable[[], object]:
@@ -62,7 +71,7 @@ def run(engine: VllmEngine, calls: Sequence[Call], shape: Shape) -> Callable[[],
 
     def clean() -> float:
         engine.core.forget()
-        ours(engine, trials(1, dataclasses.replace(shape, new=1)), dataclasses.replace(shape, new=1))
+        ours(engine, trials(1, dataclasses.replace(shape, new=1), injected=False), dataclasses.replace(shape, new=1))
         return seconds(lambda: ours(engine, calls, shape))
 
     return clean
@@ -86,20 +95,21 @@ def main() -> None:
 
 def against_plain(engine: VllmEngine, options: argparse.Namespace) -> dict[str, float]:
     count = options.trials
-    injected = trials(count, LLAMA, different=count)
+    injected = trials(count, LLAMA, injected=True)
     field = Field(shape=LLAMA, model=network(LLAMA), words=tokenizer(), directions=vectors())
     ways: dict[str, Callable[[], float]] = {
-        "plain": run(engine, trials(count, LLAMA), LLAMA),
+        "plain": run(engine, trials(count, LLAMA, injected=False), LLAMA),
         "injected": run(engine, injected, LLAMA),
-        "again": run(engine, trials(count, LLAMA), LLAMA),
+        "again": run(engine, trials(count, LLAMA, injected=False), LLAMA),
     }
     grouped: list[float] = []
     times = interleaved(ways, options.rounds)
     for _ in range(options.grouped_rounds):
         grouped.append(seconds(lambda: [field(cell) for cell in cells(injected)]))
         times["last"] = [*times.get("last", []), ways["injected"]()]
+    both = [(a + b) / 2 for a, b in zip(times["plain"], times["again"], strict=True)]  # one before, one after
     return {
-        "injected_over_plain": ratio(times["plain"], times["injected"]),
+        "injected_over_plain": ratio(both, times["injected"]),
         "aa": ratio(times["plain"], times["again"]),
         "vs_grouped": ratio(grouped, times["last"]),
         "trials_per_s": round(count / statistics.median(times["injected"]), 1),
@@ -112,8 +122,8 @@ def curve(engine: VllmEngine, options: argparse.Namespace) -> dict[str, object]:
     """Time by number of different injections, relative to one; `flatness` is the worst of them."""
     shape = dataclasses.replace(LLAMA, new=options.curve_new)
     count = max(DIFFERENT)
-    ways = {str(k): run(engine, trials(count, shape, different=k), shape) for k in DIFFERENT}
-    ways["again"] = run(engine, trials(count, shape, different=1), shape)
+    ways = {str(k): run(engine, sharing(count, shape, k), shape) for k in DIFFERENT}
+    ways["again"] = run(engine, sharing(count, shape, 1), shape)
     times = interleaved(ways, options.curve_rounds)
     relative = {name: ratio(spent, times["1"]) for name, spent in times.items()}
     spread = [abs(a / b - 1) for a, b in zip(times["1"], times["again"], strict=True)]
