@@ -136,6 +136,7 @@ def sampling(*, tokens: int, ends: Sequence[int], extra: Any) -> Any:
         ignore_eos=True,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,  # it is this request's alone; else vLLM copies what we say of injections, deeply
         extra_args=None if extra is None else {vllm_plugin.EXTRA: extra},
     )
 
