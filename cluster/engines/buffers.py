@@ -169,6 +169,7 @@ class Buffers:
         self.work = _nothing(self.sizes.layers)
         self._all[self._starts[2] : self._starts[4]].zero_()
 
+    @torch.inference_mode()  # what is counted was made in one
     def settle(self) -> None:
         """Everything that was edited is in `counts` and `sums`."""
         for count in self.uncounted:

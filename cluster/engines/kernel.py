@@ -202,7 +202,7 @@ def _edit(hidden: Tensor, residual: Tensor | None, buffers: Buffers, pairs: Pair
         residual.index_copy_(0, pairs.token, wanted)
         hidden.index_fill_(0, pairs.token, 0)
     # Counted from what is there now: an edit that did not reach the stream is none.
-    there = (hidden if residual is None else residual).index_select(0, pairs.token)
+    there = _output(hidden, residual, pairs.token)
     pairs.made.add_(1 if torch.equal(there, wanted) else _alike(there, wanted).all(-1))
 
 

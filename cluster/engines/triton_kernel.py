@@ -66,10 +66,10 @@ def _output(hidden, other, token, at, inside, h_row, h_column, o_row, o_column, 
 
 
 @triton.jit
-def _count(counts, sums, slot, bits, made, delta, length):
+def _count(counts, sums, slot, bits, delta, length):
     for k in tl.static_range(_MOST):
-        tl.atomic_add(counts + slot * _MOST + k, 1, mask=made & (((bits >> k) & 1) != 0), sem="relaxed")
-    first = made & (bits >= _FIRST)
+        tl.atomic_add(counts + slot * _MOST + k, 1, mask=((bits >> k) & 1) != 0, sem="relaxed")
+    first = bits >= _FIRST
     tl.atomic_add(sums + slot * 3, 1.0, mask=first, sem="relaxed")
     tl.atomic_add(sums + slot * 3 + 1, delta, mask=first, sem="relaxed")
     tl.atomic_add(sums + slot * 3 + 2, length, mask=first, sem="relaxed")
@@ -129,9 +129,7 @@ def _edit(
             tl.store(hidden + token * h_row + at * h_column, tl.zeros([block], wanted.dtype), mask=inside)
         else:
             tl.store(hidden + token * h_row + at * h_column, wanted, mask=inside)
-        # What is not a number is not an edit: the torch form, which reads back, does not count it either.
-        made = tl.sum((wanted != wanted).to(tl.int32), axis=0) == 0
-        _count(counts, sums, slot, bits, made, tl.sqrt(tl.sum(change * change, axis=0)), length)
+        _count(counts, sums, slot, bits, tl.sqrt(tl.sum(change * change, axis=0)), length)
 
 
 @triton.jit(do_not_specialize=["layer"])
