@@ -532,4 +532,4 @@ def test_the_triton_form_passes_all_of_these() -> None:
     environment = {**os.environ, "KERNEL_FORM": "triton", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "4 skipped" in done.stdout  # this one and the two that compile, and nothing else
+    assert "4 skipped" in done.stdout  # this one, the two that compile, and the one of the torch form alone
