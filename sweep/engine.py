@@ -105,6 +105,8 @@ class EngineUnavailable(RuntimeError):
 class Engine(typing.Protocol):
     """Runs many calls as one stream of mixed batches."""
 
+    notes: Sequence[str]  # how it runs, one line each, for whoever watches and for the run's records
+
     def submit(self, call: Call) -> asyncio.Future[Reply]:
         """Raises ValueError at once for a call that cannot be run (layer, span, length), naming the reason."""
         ...

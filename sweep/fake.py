@@ -41,6 +41,8 @@ class Asked:
 class FakeEngine:
     """A sweep.trial.Engine. KeyError, as from a real one, if a direction was never extracted."""
 
+    notes: Sequence[str] = ()
+
     def __init__(self, model: Model, directions: Directions) -> None:
         self.subject, delay = parse(model.path)
         self._delay = delay if delay is not None else float(os.environ.get(DELAY, "0"))

@@ -41,6 +41,7 @@ class Progress:
         self._status: Counter[tuple[Cell, str]] = Counter()
         self._verdicts: Counter[tuple[Cell, str, str]] = Counter()
         self._trouble: Counter[str] = Counter()
+        self._notes: set[tuple[str, str]] = set()  # by replica
         self._next_line = 0.0
         self._live = Live(console=self._console, get_renderable=self.render, refresh_per_second=4)
 
@@ -82,7 +83,15 @@ class Progress:
         record, grades = update.shard.record, update.shard.grades
         self._count([record] if record else [], [grades] if grades else [])
         if record:
+            self._heard(update.replica, record)
             self._landed.append((time.monotonic(), record["rows"], record["tokens"]))
+
+    def _heard(self, replica: str, record: Record) -> None:
+        """What a replica's engine says of itself, once."""
+        for note in record.get("engine", ()):
+            if (replica, note) not in self._notes:
+                self._notes.add((replica, note))
+                self._say(f"{replica}: {note}")
 
     def _count(self, records: Iterable[Record], grades: Iterable[Record]) -> None:
         for record in records:

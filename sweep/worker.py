@@ -122,6 +122,7 @@ class Worker:
         data = rows.to_parquet([rows.trial_row(outcome, protocol) for outcome in outcomes], rows.TRIALS)
         facts = {
             **summary(outcomes),
+            "engine": list(stream.engine.notes),
             "began": began,
             "ended": time.time(),
             "attempt": attempt,

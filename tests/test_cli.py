@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cluster.engines import vllm_compat
 from sweep.__main__ import main, parser
 from sweep.engine import Engine
 from sweep.fake import FakeEngine
@@ -213,7 +214,7 @@ def test_a_missing_extra_is_named(spec: Path, capsys: Any, monkeypatch: pytest.M
 def test_a_missing_vllm_is_named_before_anything_starts(
     spec: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setitem(sys.modules, "vllm", None)
+    monkeypatch.setattr(vllm_compat, "BUILDS", ("no-build-of-vllm",))
     spec.write_text(SPEC.replace('["fake:oracle"]', '[{ name = "m", path = "pocket", engine = "vllm" }]'))
     assert main(["run", str(spec)]) == 1
     error = capsys.readouterr().err

@@ -26,6 +26,8 @@ TALK = Contrast(name="talk", positive=("Tell me about bread", "Talk"), negative=
 class Asked:
     """An engine that only has activations, which are drawn from the prompt's own bytes."""
 
+    notes: Sequence[str] = ()
+
     def __init__(self) -> None:
         self.prompts: list[str] = []
 

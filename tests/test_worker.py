@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from sweep import store
 from sweep.engine import EngineDead, InjectionContradiction, Receipt, Reply
 from sweep.grading.stage import outcome_from_row
+from sweep.progress import Progress
+from sweep.store import records
 from sweep.trial import Outcome, Span, Subject, Trial
+from sweep.updates import Update
 from tests import toys
 from tests.toys import ToyEngine, assert_every_trial_once, block, controls, kit, new_run, run, running, table
 
@@ -61,6 +66,20 @@ async def test_an_engine_is_closed_before_the_next_is_made(tmp_path: Path) -> No
 
     await run(files, planned, kit(engine=factory))
     assert len(made) >= 2
+
+
+async def test_what_an_engine_says_of_itself_is_kept_and_said_once_a_replica(tmp_path: Path) -> None:
+    files, planned = new_run(tmp_path, [block(shard_size=4)])
+    engine = ToyEngine(toys.MODEL)
+    engine.notes = ("graphs are off",)
+    updates: list[Update] = []
+    await run(files, planned, kit(engine), updates=updates)
+    assert {tuple(record["engine"]) for record in records(files, "trials").values()} == {("graphs are off",)}
+    said = io.StringIO()
+    with Progress(Console(file=said)) as progress:
+        for update in updates:
+            progress(update)
+    assert said.getvalue().count("in-process: graphs are off\n") == 1
 
 
 async def test_what_a_protocol_raises_is_that_trials_row(tmp_path: Path) -> None:

