@@ -1,7 +1,7 @@
 """The edit of a flat batch: against the edit's definition, and the Triton form against the torch form.
 
-Every test here runs once more in a process where Triton's interpreter stands in for a GPU; KERNEL_FORM says which form
-a process tests.
+Every test here runs once more for each other form in a process of its own, where Triton's interpreter stands in for a
+GPU; KERNEL_FORM says which form a process tests.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LAYERS, HIDDEN, SLOTS, ROWS, CAPTURE = 3, 24, 8, 40, 16  # 24: not a power of tw
 SIZES = Sizes(
     slots=SLOTS, tokens=64, layers=LAYERS, hidden=HIDDEN, rows=ROWS, capture=CAPTURE, dtype=torch.float32, device=CPU
 )
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+DTYPES = [torch.float32] if FORM == "numba" else [torch.float32, torch.bfloat16, torch.float16]
 KINDS = [0, RESIDUAL, PROJECT, REPLACE, REPLACE | RESIDUAL]
 
 
@@ -148,7 +148,6 @@ class Batch:
             hidden, residual = before[0].clone(), before[1].clone()
             kernel.touch(hidden, residual if self.deferred else None, self.handle, layer)
             done.append((*before, hidden, residual))
-        self.buffers.settle()
         return done
 
     def run(self, cuts: Sequence[Sequence[int]]) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
@@ -250,7 +249,7 @@ def test_opposite_injections_cancel_to_the_bit(kind: int) -> None:
     assert batch.buffers.sums[0, :2].tolist() == [6, 0]
 
 
-@pytest.mark.skipif(FORM == "triton", reason="the Triton form counts what it stored")
+@pytest.mark.skipif(FORM != "torch", reason="the other forms count what they stored")
 def test_an_edit_that_is_not_there_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read back, one of four tokens holds something else."""
     batch, output, reads = Batch([asked(4, edit())]), kernel._output, list[int]()
@@ -470,22 +469,31 @@ def test_tracing_keeps_it() -> None:
     traced = torch.compile(block, backend="aot_eager", fullgraph=True)(x)
     assert torch.equal(traced, block(x))
     assert not torch.equal(traced, x * 2 + (x + 1))
-    batch.buffers.settle()
     assert batch.buffers.counts[0, 0] == 8
 
 
 def test_the_form_follows_the_device() -> None:
-    there = importlib.util.find_spec("triton") is not None
-    assert kernel.form_for(CPU) == "torch"
-    assert kernel.form_for(torch.device("cuda")) == ("triton" if there else "torch")
+    triton, numba = (importlib.util.find_spec(name) is not None for name in ("triton", "numba"))
+    assert kernel.form_for(CPU, torch.float32) == ("numba" if numba else "torch")
+    assert kernel.form_for(CPU, torch.bfloat16) == "torch"
+    assert kernel.form_for(torch.device("cuda"), torch.float32) == ("triton" if triton else "torch")
+
+
+@pytest.mark.skipif(FORM != "numba", reason="of that form")
+def test_what_the_numba_form_cannot_edit_is_refused() -> None:
+    batch = Batch([asked(4, edit())])
+    batch.buffers.lay(Step(slots=np.array([0]), scheduled=np.array([4]), computed=np.array([0])))
+    with pytest.raises(TypeError, match="bfloat16"):
+        kernel.touch(torch.zeros(4, HIDDEN, dtype=torch.bfloat16), None, batch.handle, 1)
 
 
 @pytest.mark.skipif(FORM == "torch", reason="in the process of the test below")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_forms_agree(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cluster.engines import triton_kernel
+    if FORM == "triton":
+        from cluster.engines import triton_kernel
 
-    monkeypatch.setattr(triton_kernel, "_PROGRAMS", 2)  # so that each takes several entries
+        monkeypatch.setattr(triton_kernel, "_PROGRAMS", 2)  # so that each takes several entries
     rng = np.random.default_rng(11)
     ours = Batch([drawn(rng) for _ in range(7)], dtype=dtype)
     theirs = Batch(ours.requests, dtype=dtype)
@@ -497,7 +505,7 @@ def test_the_forms_agree(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(ours.buffers.sums, theirs.buffers.sums)
 
 
-@pytest.mark.skipif(FORM == "triton", reason="the interpreter compiles nothing")
+@pytest.mark.skipif(FORM != "torch", reason="needs no form but the one that it compiles")
 @pytest.mark.parametrize("deferred", [True, False])
 def test_the_kernels_compile_for_a_gpu_without_fused_products(
     deferred: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -525,11 +533,14 @@ def test_the_kernels_compile_for_a_gpu_without_fused_products(
     assert ".entry _read" in read
 
 
-@pytest.mark.skipif(FORM == "triton", reason="this is that process")
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed: vLLM brings it")
-def test_the_triton_form_passes_all_of_these() -> None:
-    command = [sys.executable, "-m", "pytest", "-p", "tests.triton_on_cpu", "-p", "no:cacheprovider", __file__]
-    environment = {**os.environ, "KERNEL_FORM": "triton", "OMP_NUM_THREADS": "1"}
+@pytest.mark.skipif(FORM != "torch", reason="this is such a process")
+@pytest.mark.parametrize(("form", "skipped"), [("triton", 6), ("numba", 5)])
+def test_the_other_forms_pass_all_of_these(form: str, skipped: int) -> None:
+    """Skipped: this one twice, the two that compile, the one of the torch form alone, and the one of Numba's."""
+    pytest.importorskip(form, reason="vLLM brings it")
+    plugins = ["-p", "tests.triton_on_cpu"] if form == "triton" else []
+    command = [sys.executable, "-m", "pytest", *plugins, "-p", "no:cacheprovider", __file__]
+    environment = {**os.environ, "KERNEL_FORM": form, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "4 skipped" in done.stdout  # this one, the two that compile, and the one of the torch form alone
+    assert f"{skipped} skipped" in done.stdout

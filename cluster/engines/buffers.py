@@ -8,7 +8,7 @@ the step holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +62,7 @@ class Step:
     computed: Int[np.ndarray, " requests"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class Work:
     """One step's work: entries of (token, slot, bits), sorted by layer; layer l has those from offsets[l] up to
     offsets[l + 1]. Bit k: the slot's injection k edits this token at this layer. `read`: tokens to be read."""
@@ -70,16 +70,6 @@ class Work:
     offsets: Int32[np.ndarray, " bounds"]
     entries: Int32[np.ndarray, "entries 3"]
     read: Int32[np.ndarray, " read"]
-
-    def same(self, other: Work) -> bool:
-        return all(
-            np.array_equal(mine, theirs)
-            for mine, theirs in (
-                (self.offsets, other.offsets),
-                (self.entries, other.entries),
-                (self.read, other.read),
-            )
-        )
 
 
 class Buffers:
@@ -113,8 +103,7 @@ class Buffers:
         self._start, self._stop = np.zeros((slots, MOST), np.int64), np.zeros((slots, MOST), np.int64)
         self._read = np.zeros((slots, 2), np.int64)
         self._assigned: dict[int, tuple[tuple[SlotEdit, ...], tuple[int, int]]] = {}
-        self.work = self._before = _nothing(sizes.layers)
-        self.uncounted: list[Callable[[Buffers], None]] = []  # what the torch form counts when the forward is done
+        self.work = _nothing(sizes.layers)
 
     def load(self, first_row: int, vectors: Float32[np.ndarray, "rows hidden"]) -> None:
         """Write vectors to the bank from `first_row` on. Raises ValueError for what does not fit."""
@@ -124,7 +113,6 @@ class Buffers:
         if vectors.shape[1:] != (self.sizes.hidden,) or vectors.dtype != np.float32:
             raise ValueError(f"vectors are {vectors.dtype} {vectors.shape}, not float32 of width {self.sizes.hidden}")
         self.bank[first_row:last].copy_(torch.tensor(vectors))
-        self._before = _nothing(self.sizes.layers)
 
     def assign(self, slot: int, edits: Sequence[SlotEdit], read: tuple[int, int] | None) -> None:
         """Give a slot to a request, from the next `lay` on; its counts and sums begin at zero with it.
@@ -147,7 +135,6 @@ class Buffers:
         Raises ValueError, before anything is written to the device, for a slot that does not exist, for more tokens
         than a step may have, and for more tokens to read than `capture`.
         """
-        self.settle()
         total, beyond = int(step.scheduled.sum()), step.slots.max(initial=-1)
         if total > self.sizes.tokens:
             raise ValueError(f"a step of {total} tokens: {self.sizes.tokens} at most")
@@ -164,17 +151,9 @@ class Buffers:
         return pieces
 
     def clear(self) -> None:
-        """The forward is done: everything is counted, and nothing is edited or read until the next `lay`."""
-        self.settle()
+        """Nothing is edited or read until the next `lay`."""
         self.work = _nothing(self.sizes.layers)
         self._all[self._starts[2] : self._starts[4]].zero_()
-
-    @torch.inference_mode()  # what is counted was made in one
-    def settle(self) -> None:
-        """Everything that was edited is in `counts` and `sums`."""
-        for count in self.uncounted:
-            count(self)
-        self.uncounted.clear()
 
     # -- the host's side -----------------------------------------------------------------------------------------------
 
@@ -242,10 +221,7 @@ class Buffers:
         self._all[base:stop].copy_(staged, non_blocking=True)
         if self._assigned:
             self._begin(list(self._assigned))
-        # A step of answers often edits what the one before did: then it is the same object, and known already.
-        same = not self._assigned and work.same(self._before)
-        self._before = self.work = self._before if same else work
-        self._assigned = {}
+        self.work, self._assigned = work, {}
 
     def _begin(self, slots: list[int]) -> None:
         staged = self._stage(len(slots), torch.int64)

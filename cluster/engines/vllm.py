@@ -39,6 +39,7 @@ class VllmEngine:
     """
 
     core: vllm_core.Core | None = None
+    notes: Sequence[str] = ()
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class VllmEngine:
         directions: Directions,
         serving: Serving | None = None,
         *,
-        form: Literal["torch", "triton"] | None = None,  # of the kernel; None: triton on GPUs
+        form: Literal["torch", "numba", "triton"] | None = None,  # of the kernel; None: the fast one
     ) -> None:
         self.model, self._serving, self._form = model, serving or Serving(), form
         self.version = vllm_compat.check_version()

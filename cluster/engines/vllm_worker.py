@@ -43,7 +43,7 @@ class InjectionWorker(Worker):
         owned = {layer: block for layer, block in enumerate(blocks) if not vllm_compat.is_missing(block)}
         self.buffers = Buffers(self._sizes(settings))
         self.injector = Injector(self.buffers, frozenset(owned))
-        form = settings["form"] or kernel.form_for(self.buffers.sizes.device)
+        form = settings["form"] or kernel.form_for(self.buffers.sizes.device, self.buffers.sizes.dtype)
         self.handle = kernel.register(self.buffers, form)
         self.hooks = hook(owned, self.handle)
         _listen(network, self.injector.scored)

@@ -43,7 +43,7 @@ class Stack:
 
 
 def run(report: Report) -> None:
-    form = form_for(report.device)
+    form = form_for(report.device, torch.float32)
     report.figure("form", form)
     if form != "triton":
         report.check(False, "the Triton form is not chosen on this GPU, and the torch form cannot be captured")
@@ -134,7 +134,6 @@ def _stack(into: Buffers, handle: int) -> Stack:
 
 
 def _counted(into: Buffers) -> Tensor:
-    into.settle()
     return into.counts.cpu().clone()
 
 

@@ -56,8 +56,10 @@ def run(report: Report) -> None:
 def _forms(report: Report) -> tuple[tuple[Form, ...], tuple[Form, ...]]:
     """The forms there are here, and those of them that only Triton's interpreter can run."""
     if report.device.type == "cuda":
-        report.check(form_for(report.device) == "triton", "Triton is missing, so the edit is slow on this GPU")
-        return ("torch", form_for(report.device)), ()
+        report.check(
+            form_for(report.device, torch.float32) == "triton", "Triton is missing, so the edit is slow on this GPU"
+        )
+        return ("torch", form_for(report.device, torch.float32)), ()
     if find_spec("triton") is None:
         return ("torch",), ()
     triton_on_cpu.install()
@@ -109,7 +111,6 @@ def compare(report: Report, into: Buffers, handle: int, *, seed: int, deferred: 
         report.check(_read(into, after, requests, pieces, layer), f"{name} layer {layer}: what was read differs")
         counts, sums = counts + want.counts, sums + want.sums
     mine = [each.slot for each in requests if each.slot >= 0]  # others still hold what an earlier step counted
-    into.settle()
     report.check(torch.equal(into.counts.cpu()[mine], counts[mine]), f"{name}: counts differ")
     close = torch.allclose(into.sums.cpu().double()[mine], sums[mine], rtol=1e-3, atol=1e-3)
     report.check(close, f"{name}: sums of norms differ")
