@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sweep.engine import Engine
-from sweep.trial import Direction, Directions, Dose, Injection, NormRule
+from sweep.trial import Direction, Directions, Dose, Injection, StrengthRule
 
 SCHEMA = pa.schema([("dose", pa.string()), ("alpha", pa.float64()), ("reason", pa.string())])
 
@@ -36,7 +36,7 @@ def read(data: bytes) -> dict[str, Dose]:
 
 def _dose(injection: Injection, directions: Directions) -> Dose:
     """As much ||alpha v|| as the concept's own direction has at `at`."""
-    assert isinstance(injection.strength, NormRule)
+    assert isinstance(injection.strength, StrengthRule)
     assert injection.strength.of is not None
     if injection.norm != "raw":  # every v has one norm already: 1, or the position's own
         return Dose(alpha=injection.strength.at)

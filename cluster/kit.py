@@ -16,7 +16,7 @@ from sweep.engine import Engine
 from sweep.pool import InProcessPool
 from sweep.serving import Serving, ServingFor, leases_in_flight
 from sweep.store import Store
-from sweep.trial import Direction, Directions, Dose, Injection, Model, NormRule, Source, Template
+from sweep.trial import Direction, Directions, Dose, Injection, Model, Source, StrengthRule, Template
 from sweep.worker import Kit, Worker, direction_name, dose_name, group_of
 
 PARTS = 16  # direction files held at once
@@ -76,7 +76,7 @@ class DoseBank:
         self._part = lru_cache(maxsize=PARTS)(self._read)
 
     def __call__(self, injection: Injection) -> Dose:
-        if not isinstance(injection.strength, NormRule):
+        if not isinstance(injection.strength, StrengthRule):
             return Dose(alpha=injection.strength)
         record = store.record(self._store, "doses", dose_name(self._group, injection))
         if record is None:

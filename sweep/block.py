@@ -5,6 +5,7 @@ Nothing is stored per trial: trial i is arithmetic on i and a permutation keyed 
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import json
 import math
@@ -25,13 +26,13 @@ from sweep.trial import (
     Mode,
     Model,
     Norm,
-    NormRule,
     Prompt,
     Report,
     Sampling,
     Source,
     SpanName,
     Strength,
+    StrengthRule,
     Template,
     Trial,
     VectorFile,
@@ -50,6 +51,16 @@ _CHANGES = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Draws:
+    """How much of its block's material each trial is given; see sweep.trial.Protocol."""
+
+    sentences: int = 0
+    orders: int = 1
+    others: int = 0
+    reads: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Block:
     """The full product of its axes, for one model and protocol. For controls the injection's axes hold one None."""
 
@@ -64,6 +75,10 @@ class Block:
     mode: Mode
     vector_prompt: str
     baseline: tuple[str, ...]
+    # what a trial is given of, where its protocol wants it
+    sentences: tuple[str, ...] = ()
+    shading: tuple[str, ...] = ()  # words
+    draws: Draws = Draws()
     # the axes
     prompts: tuple[Prompt, ...]
     items: tuple[str, ...]
@@ -74,7 +89,7 @@ class Block:
     repeats: tuple[int, ...]
     # how it is cut and drawn; not part of what is asked
     sources: tuple[Source, ...] = ()  # of the items that are not words
-    candidates: tuple[str, ...] = ()  # a wrong concept is picked among these
+    candidates: tuple[str, ...] = ()  # a wrong concept, and the others that a protocol wants, are picked among these
     shard_size: int = 256
     # a second attempt at some trials of the same product
     indices: tuple[int, ...] | None = None
@@ -116,9 +131,12 @@ class Block:
             "baseline",
         )
         controls = self.arms == ("none",)
-        unread = {"norm", "mode", "vector_prompt", "baseline"} if controls else set[str]()
+        unread = {"norm", "mode"} if controls else set[str]()
+        if controls and not self.draws.reads:
+            unread |= {"vector_prompt", "baseline"}
+        material = [self.sentences, self.shading, self.draws] if self.draws != Draws() else []
         return canonical(
-            [ID_VERSION, _model_identity(self.model), *(getattr(self, n) for n in names if n not in unread)]
+            [ID_VERSION, _model_identity(self.model), *(getattr(self, n) for n in names if n not in unread), *material]
         )
 
     def values(self, axis: str) -> tuple[str, ...]:
@@ -150,16 +168,16 @@ class Block:
 
     def direction_sources(self) -> list[Source]:
         """Every source that the block's injections need, each once."""
-        if self.arms == ("none",):
+        if self.arms == ("none",) and not self.draws.reads:
             return []
         items = dict.fromkeys(self.items)
         if "wrong_concept" in self.arms:
-            items |= dict.fromkeys(self._wrong(item) for item in self.items)
-        return [self.source(item) for item in items]
+            items |= dict.fromkeys(self._others(item)[0] for item in self.items)
+        return [self.source(item) for item in dict.fromkeys((*items, *self.shading))]
 
     def doses(self) -> list[Injection]:
         """Every injection whose strength is a rule, each once; where it acts does not matter to its dose."""
-        rules = [at for at, strength in enumerate(self.strengths) if isinstance(strength, NormRule)]
+        rules = [at for at, strength in enumerate(self.strengths) if isinstance(strength, StrengthRule)]
         axes = [range(len(self.items)), range(len(self.arms)), range(len(self.layers)), rules, range(len(self.repeats))]
         found = (
             replace(injection, span="protocol")
@@ -206,14 +224,23 @@ class Block:
             number=1 + mix(seed, "trial number") % 10,
             split=split_of(item),
             report=self.report,
+            sentences=self._sentences(item, repeat // self.draws.orders),
+            order=repeat % self.draws.orders,
+            others=self._others(item)[: self.draws.others] if self.draws.others else (),
+            direction=Direction(source=self.source(item)) if self.draws.reads else None,
+            shading=tuple(direction for word, direction in self._shading if word.lower() != item.lower()),
         )
+
+    @cached_property
+    def _shading(self) -> list[tuple[str, Direction]]:
+        return [(word, Direction(source=self.source(word))) for word in self.shading]
 
     def _injections(self, item: str, arm: Arm, repeat: int, at: Sequence[int]) -> tuple[Injection, ...]:
         layer, strength = self.layers[at[3]], self.strengths[at[4]]
         if arm == "none" or layer is None or strength is None:
             return ()
         direction = self._direction(item, arm, repeat)
-        if isinstance(strength, NormRule):
+        if isinstance(strength, StrengthRule):
             strength = replace(strength, of=self.source(item))
         span = self.spans[at[5]]
         return (
@@ -221,25 +248,39 @@ class Block:
         )
 
     def _direction(self, item: str, arm: Arm, repeat: int) -> Direction:
-        source = self.source(self._wrong(item) if arm == "wrong_concept" else item)
+        source = self.source(self._others(item)[0] if arm == "wrong_concept" else item)
         draw = digest_pair("draw", [item, repeat])[0] if arm in ("random", "shuffled") else None
         return Direction(source=source, change=_CHANGES[arm], draw=draw)  # pyright: ignore[reportArgumentType]
 
-    def _wrong(self, item: str) -> str:
-        """Another candidate, by hash of item and candidate, never by position in a list."""
-        if item not in self._picks:
+    def _others(self, item: str) -> tuple[str, ...]:
+        """Other candidates, by hash of item and candidate, never by position in a list."""
+        if item not in self._picked:
             others = [word for word in self.candidates if word.lower() != item.lower()]
-            self._picks[item] = min(others, key=lambda word: digest("wrong concept", [item, word]))
-        return self._picks[item]
+            self._picked[item] = _first(others, max(1, self.draws.others), "wrong concept", item)
+        return self._picked[item]
+
+    def _sentences(self, item: str, draw: int) -> tuple[str, ...]:
+        """The same for every prompt, arm and order, so that these are paired."""
+        if not self.draws.sentences:
+            return ()
+        if (item, draw) not in self._drawn:
+            self._drawn[item, draw] = _first(self.sentences, self.draws.sentences, "sentence", item, draw)
+        return self._drawn[item, draw]
 
     @cached_property
-    def _picks(self) -> dict[str, str]:
+    def _picked(self) -> dict[str, tuple[str, ...]]:
+        return {}
+
+    @cached_property
+    def _drawn(self) -> dict[tuple[str, int], tuple[str, ...]]:
         return {}
 
     def _id(self, item: str, arm: Arm, injections: tuple[Injection, ...], repeat: int, at: Sequence[int]) -> str:
         """128 bits: the sum of each coordinate's digest, so that a million ids cost a million additions."""
         parts = [digest_pair("common", self.common), digest_pair("prompt", self.values("prompts")[at[0]])]
         parts += [digest_pair("item", item), digest_pair("arm", arm), digest_pair("repeat", repeat)]
+        if self.draws.others:  # which there are depends on the candidates
+            parts.append(digest_pair("others", list(self._others(item)[: self.draws.others])))
         strength = self.values("strengths")[at[4]]
         for injection in injections:  # as one value each: swapping the layers of two is another trial
             direction = _direction_pair(injection.direction)
@@ -287,6 +328,11 @@ def _direction_pair(direction: Direction) -> tuple[int, int]:
 def source_digest(source: Source) -> str:
     """The name of a source's artefact: its recipe."""
     return digest("source", canonical(nameless(source)))
+
+
+def _first(candidates: Sequence[str], many: int, what: str, *of: object) -> tuple[str, ...]:
+    """The candidates that a hash puts first for this; which those are does not depend on how the list is written."""
+    return tuple(heapq.nsmallest(many, candidates, key=lambda each: digest(what, [*of, each])))
 
 
 def nameless(source: Source) -> Source:

@@ -44,9 +44,10 @@ class Call:
     trial: str
     messages: tuple[Message, ...]  # a last assistant turn is continued, not closed
     template: Template
-    spans: tuple[Span, ...] = (Span(),)  # one for all injections, or one each
+    spans: tuple[Span, ...] = (Span(),)  # one for all injections, or one each; a control gives its twin's
     injections: tuple[Injection, ...] = ()  # every strength a number
     options: tuple[str, ...] = ()  # log-probability of each one's first token as the first generated token
+    distribution: bool = False  # the log-probability of every token as the first generated one
     readings: tuple[Reading, ...] = ()
     temperature: float = 0.0
     top_p: float = 1.0
@@ -80,7 +81,7 @@ class Reply:
     text: str
     token_ids: tuple[int, ...]
     stop: Stop
-    options: Mapping[str, float]  # log-probabilities, nats
+    options: Mapping[str, float]  # log-probabilities, nats; those that begin with one and the same token are left out
     prompt_tokens: int
     rendered: str
     marked: tuple[
@@ -88,6 +89,7 @@ class Reply:
     ]  # character ranges of `rendered` that the spans cover; None: and all generated
     receipt: Receipt
     readings: tuple[np.ndarray, ...] = field(default=(), compare=False)  # as asked; see Reading
+    distribution: np.ndarray | None = field(default=None, compare=False)  # float32 [vocabulary], nats; as asked
 
 
 class InjectionContradiction(RuntimeError):

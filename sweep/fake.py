@@ -74,7 +74,7 @@ class FakeEngine:
         for injection in call.injections:
             if not 0 <= injection.layer < self._layers:
                 raise ValueError(f"layer {injection.layer} of a model with {self._layers} layers")
-        if len(call.spans) not in (1, len(call.injections)):
+        if not call.spans or (call.injections and len(call.spans) not in (1, len(call.injections))):
             raise ValueError(f"{len(call.spans)} spans for {len(call.injections)} injections: give one, or one each")
         if call.readings:
             raise ValueError("a fake subject has no residual stream to read; ask a real model")

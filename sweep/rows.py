@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from sweep.engine import Reply
 from sweep.identity import digest
-from sweep.trial import Grade, Injection, NormRule, Outcome, Protocol, Sampling, Template, Trial
+from sweep.trial import Grade, Injection, Outcome, Protocol, Sampling, StrengthRule, Template, Trial
 
 SCHEMA_VERSION = 1
 
@@ -95,6 +95,8 @@ GRADES = pa.schema(
         pa.field("verdict", pa.bool_(), metadata={"meaning": "true, false, or null: the grader could not tell"}),
         pa.field("score", pa.float64(), metadata={"meaning": "a number where the measure has one"}),
         pa.field("reason", pa.string(), metadata={"meaning": "why"}),
+        pa.field("raw", pa.string(), metadata={"meaning": "what a judge wrote, in full; null where none was asked"}),
+        pa.field("asked", pa.string(), metadata={"meaning": "digest of what the judge was asked"}),
     ]
 )
 
@@ -153,11 +155,11 @@ def _injection_columns(injections: Sequence[Injection], layers: int) -> dict[str
     if not injections:
         return {"injections": 0}
     first = injections[0]
-    rule = isinstance(first.strength, NormRule)
+    rule = isinstance(first.strength, StrengthRule)
     return {
         "layer": first.layer,
         "depth": first.layer / layers,
-        "strength": None if isinstance(first.strength, NormRule) else first.strength,
+        "strength": None if isinstance(first.strength, StrengthRule) else first.strength,
         "rule": f'{{"rule": "{first.strength.rule}", "at": {first.strength.at:g}}}' if rule else None,  # pyright: ignore
         "norm": first.norm,
         "mode": first.mode,
@@ -208,6 +210,8 @@ def grade_row(grade: Grade, grader: str) -> dict[str, object]:
         "verdict": grade.verdict,
         "score": grade.score,
         "reason": grade.reason,
+        "raw": grade.raw,
+        "asked": grade.asked,
     }
 
 

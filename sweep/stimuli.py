@@ -9,7 +9,14 @@ A section is one prompt or an array of them:
     turns = [{ role = "user", text = "Trial {trial}: ..." }]
     inject_from = "Trial"                        # the span starts at the token that holds the character before it
     prefill = "Yes. I detect ..."                # how forced identification begins the answer
-    max_tokens = 100                             # or a table by prompt name
+    max_tokens = 100                             # or a table by the name of a prompt or part
+    optional = true                              # asked only where a spec names it
+    chat = "{% for m in messages %}..."          # a dialogue format of its own: Jinja source, as in a spec's template
+
+    [[injected_thought]]
+    name = "story"
+    like = "plain"                               # an earlier prompt of the section, where this one says nothing else
+    chat = "Once there was ..."
 
     [open_question]
     prompts = ["...", "..."]                     # one user turn each, named p1, p2, ...
@@ -18,7 +25,16 @@ A section is one prompt or an array of them:
     turns = [{ role = "user", text = "{question}" }]   # left out: the question is the whole turn
     questions = ["...", { name = "own", text = "..." }]  # plain ones are named q1, q2, ...
 
-{trial} is the trial's number and {word} the item in lower case. A section replaces the shipped one of the same name.
+    [thought_or_text]
+    report = "... {sentence}"                    # one user turn
+    repeat = "... {sentence}"                    # a further question about the same sentence, as is `explain`
+    inject_on = "{sentence}"                     # the span is the tokens of this text
+
+    [material]
+    sentences = ["...", "..."]                   # of which a trial is given some, by hash of its item and repeat
+
+{trial} is the trial's number, {word} the item in lower case, {sentence} the trial's sentence, and {sentences} all that
+it was given, one a line with their numbers. A section replaces the shipped one of the same name.
 """
 
 from __future__ import annotations
@@ -26,8 +42,8 @@ from __future__ import annotations
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -37,13 +53,29 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from sweep.trial import Message, Prompt, Role
 
-SECTIONS = ("injected_thought", "open_question", "yes_bias")
-LATER = ("thought_or_text", "prefill", "intentional_control", "material")  # published, not shipped yet
-PLACEHOLDERS = ("trial", "word", "question")
+SECTIONS = (
+    "injected_thought",
+    "open_question",
+    "yes_bias",
+    "thought_or_text",
+    "prefill",
+    "intentional_control",
+    "localization",
+    "strength_comparison",
+)
+PLACEHOLDERS = ("trial", "word", "question", "sentence", "sentences")
+PARTS = ("repeat", "explain")
 PREFILL = "Yes. There is a thought that was put into my mind, and the thought is about"
 
 
-Pack = tuple[str | None, Mapping[str, tuple[Prompt, ...]]]  # a file: its vector_prompt and its sections
+@dataclass(frozen=True, kw_only=True)
+class Pack:
+    """What a file says."""
+
+    vector_prompt: str | None = None
+    sentences: tuple[str, ...] = ()
+    sections: Mapping[str, tuple[Prompt, ...]] = field(default_factory=dict[str, tuple[Prompt, ...]])
+    optional: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])  # names, by section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +83,17 @@ class Stimuli:
     """Every prompt, by section. "forced_identification" is injected_thought with, where that has none, a prefill."""
 
     vector_prompt: str
+    sentences: tuple[str, ...]
     sections: Mapping[str, tuple[Prompt, ...]]
+    optional: Mapping[str, frozenset[str]]
 
     def prompts(self, section: str) -> tuple[Prompt, ...]:
         """Empty where neither the pack nor the shipped file has the section."""
         return self.sections.get(section, ())
+
+    def usual(self, section: str) -> tuple[str, ...]:
+        """The names of those that are asked where a spec names none."""
+        return tuple(p.name for p in self.prompts(section) if p.name not in self.optional.get(section, ()))
 
 
 def load(path: Path | None, *, own: Collection[str] = ()) -> Stimuli:
@@ -64,13 +102,19 @@ def load(path: Path | None, *, own: Collection[str] = ()) -> Stimuli:
     ValueError lists everything that is wrong with the file, each with its place.
     """
     shipped = _read(files("sweep.data").joinpath("stimuli.toml").read_text("utf-8"), "stimuli.toml", own)
-    pack: Pack = (None, {}) if path is None else _read(path.read_text("utf-8"), str(path), own)
-    vector_prompt, sections = _overlay(shipped, pack)
+    pack = Pack() if path is None else _read(path.read_text("utf-8"), str(path), own)
+    vector_prompt = pack.vector_prompt or shipped.vector_prompt
     if vector_prompt is None:
         raise ValueError("the shipped stimuli have no vector_prompt")
+    sections = {**shipped.sections, **pack.sections}
     plain = {name: tuple(_without_prefill(prompt, name) for prompt in prompts) for name, prompts in sections.items()}
-    forced = {"forced_identification": _forced(sections["injected_thought"])}
-    return Stimuli(vector_prompt=vector_prompt, sections=plain | forced)
+    optional = {**shipped.optional, **pack.optional}
+    return Stimuli(
+        vector_prompt=vector_prompt,
+        sentences=pack.sentences or shipped.sentences,
+        sections=plain | {"forced_identification": _forced(sections["injected_thought"])},
+        optional=optional | {"forced_identification": optional.get("injected_thought", frozenset())},
+    )
 
 
 # -- one prompt, three ways to write it --------------------------------------------------------------------------------
@@ -98,10 +142,17 @@ class _Table(_Strict):
     inject_from: str | None = None
     prefill: str | None = None
     max_tokens: PositiveInt | dict[str, PositiveInt] = Prompt.max_tokens
+    inject_on: str | None = None
+    report: str | None = None
+    repeat: str | None = None
+    explain: str | None = None
+    chat: str | None = None
+    like: str | None = None
+    optional: bool = False
 
 
-def _overlay(under: Pack, over: Pack) -> Pack:
-    return over[0] if over[0] is not None else under[0], {**under[1], **over[1]}
+class _Material(_Strict):
+    sentences: list[str] = []
 
 
 def _without_prefill(prompt: Prompt, section: str) -> Prompt:
@@ -120,16 +171,30 @@ def _read(text: str, where: str, own: Collection[str]) -> Pack:
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{where}: {error}") from error
     vector_prompt, problems = _vector_prompt(data.pop("vector_prompt", None))
-    known, sections = (*SECTIONS, *own), dict[str, tuple[Prompt, ...]]()
+    sentences, faults = _material(data.pop("material", {}))
+    problems += faults
+    known, sections, optional = (*SECTIONS, *own), dict[str, tuple[Prompt, ...]](), dict[str, frozenset[str]]()
     for name, value in data.items():
-        if name in known:
-            sections[name], found = _section(name, value)
-            problems += found
-        elif name not in LATER:
-            problems.append(f"unknown section {_nearest(name, (*known, *LATER, 'vector_prompt'))}")
+        if name not in known:
+            problems.append(f"unknown section {_nearest(name, (*known, 'material', 'vector_prompt'))}")
+            continue
+        tables, found = _tables(name, value)
+        problems += found
+        sections[name], twice = _prompts(name, tables)
+        problems += twice
+        optional[name] = frozenset(prompt.name for table in tables if table.optional for prompt in _expand(table))
     if problems:
         raise ValueError("\n".join(f"{where}: {problem}" for problem in problems))
-    return vector_prompt, sections
+    return Pack(vector_prompt=vector_prompt, sentences=sentences, sections=sections, optional=optional)
+
+
+def _material(value: object) -> tuple[tuple[str, ...], list[str]]:
+    try:
+        sentences = tuple(_Material.model_validate(value).sentences)
+    except ValidationError as error:
+        return (), [f"material{_path(found['loc'])}: {found['msg']}" for found in error.errors()]
+    bad = [text for text in sentences if not text.strip() or "\n" in text]
+    return sentences, [f"material.sentences: {text!r} is not one line of text" for text in bad]
 
 
 def _vector_prompt(value: object) -> tuple[str | None, list[str]]:
@@ -138,25 +203,44 @@ def _vector_prompt(value: object) -> tuple[str | None, list[str]]:
     return None, ["vector_prompt: must be a text that holds {word}"]
 
 
-def _section(name: str, value: object) -> tuple[tuple[Prompt, ...], list[str]]:
+def _tables(name: str, value: object) -> tuple[list[_Table], list[str]]:
+    """A section's tables that are right, each with what it takes from another, and what is wrong with the others."""
     entries = cast("list[object]", value) if isinstance(value, list) else [value]
-    prompts, problems = list[Prompt](), list[str]()
+    tables, problems = list[_Table](), list[str]()
     for index, entry in enumerate(entries):
         place = f"{name}[{index}]" if isinstance(value, list) else name
         try:
-            table = _Table.model_validate(entry)
+            table = _like(_Table.model_validate(entry), tables)
         except ValidationError as error:
             problems += [place + _explain(found["loc"], found["type"], found["msg"]) for found in error.errors()]
             continue
         faults = [f"{place}: {fault}" for fault in _faults(table)]
         problems += faults
-        prompts += () if faults else _expand(table)
+        tables += () if faults else (table,)
+    return tables, problems
+
+
+def _like(table: _Table, before: Sequence[_Table]) -> _Table:
+    """With all that it does not say itself taken from the table it names."""
+    other = next((each for each in before if each.name == table.like), None)
+    if table.like is None or other is None:
+        return table
+    own = {name: getattr(table, name) for name in table.model_fields_set}
+    return other.model_copy(update={"optional": False, **own, "like": None})
+
+
+def _prompts(section: str, tables: Sequence[_Table]) -> tuple[tuple[Prompt, ...], list[str]]:
+    prompts = tuple(prompt for table in tables for prompt in _expand(table))
     twice = sorted(n for n, count in Counter(prompt.name for prompt in prompts).items() if count > 1)
-    return tuple(prompts), problems + [f"{name}: the name {n!r} stands more than once" for n in twice]
+    return prompts, [f"{section}: the name {n!r} stands more than once" for n in twice]
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
 
 
 def _explain(loc: tuple[int | str, ...], kind: str, message: str) -> str:
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    path = _path(loc)
     if kind != "extra_forbidden":
         return f"{path}: {message}"
     table = _Turn if "turns" in loc else _Question if "questions" in loc else _Table
@@ -164,31 +248,61 @@ def _explain(loc: tuple[int | str, ...], kind: str, message: str) -> str:
 
 
 def _faults(table: _Table) -> Iterator[str]:
-    if bool(table.prompts) == bool(table.turns or table.questions):
-        yield "needs either `prompts`, or `turns`, `questions` or both"
+    if table.like is not None:
+        yield f"like: no earlier prompt of this section is named {table.like!r}"
+        return
+    if bool(table.prompts) + bool(table.turns or table.questions) + bool(table.report) != 1:
+        yield "needs one of `prompts`, `report`, or `turns`, `questions` or both"
     if table.turns and table.turns[-1].role != "user":
         yield "the last turn must be the user's (`prefill` begins the answer)"
-    texts = [turn.text for turn in table.turns]
+    texts = [turn.text for turn in table.turns] + ([table.report] if table.report else [])
+    more = [text for text in (table.repeat, table.explain) if text]
     if table.questions and table.turns and "{question}" not in texts[-1]:
         yield "the last turn must hold {question}"
     if table.inject_from is not None and (not texts or table.inject_from not in texts[-1]):
         yield f"inject_from {table.inject_from!r} does not stand in the last turn"
-    for slot in sorted({slot for text in (*texts, *table.prompts) for slot in re.findall(r"\{(\w+)\}", text)}):
+    if table.inject_on is not None and not any(table.inject_on in text for text in (*texts, *table.prompts)):
+        yield f"inject_on {table.inject_on!r} stands in no turn"
+    for slot in sorted({slot for text in (*texts, *table.prompts, *more) for slot in re.findall(r"\{(\w+)\}", text)}):
         if slot not in PLACEHOLDERS or (slot == "question" and not table.questions):
-            yield f"unknown placeholder {{{slot}}}; known: {{trial}}, {{word}}, and with `questions` {{question}}"
-    if isinstance(table.max_tokens, dict) and (lacking := [n for n, _ in _turns(table) if n not in table.max_tokens]):
+            known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS if name != "question")
+            yield f"unknown placeholder {{{slot}}}; known: {known}, and with `questions` {{question}}"
+    if isinstance(table.max_tokens, dict) and (lacking := [n for n in _named(table) if n not in table.max_tokens]):
         yield f"max_tokens lacks {', '.join(lacking)}"
 
 
+def _named(table: _Table) -> Iterator[str]:
+    """What a limit can be given for: each prompt, and each part."""
+    yield from (name for name, _ in _turns(table))
+    yield from (part for part in PARTS if getattr(table, part))
+
+
 def _expand(table: _Table) -> list[Prompt]:
-    limit = table.max_tokens
+    limits = table.max_tokens
+
+    def limit(name: str) -> int:
+        return limits[name] if isinstance(limits, dict) else limits
+
+    asked = [(part, text) for part in PARTS if isinstance(text := getattr(table, part), str)]
+    parts = tuple(
+        Prompt(
+            name=part,
+            turns=(Message(role="user", text=text),),
+            inject_on=table.inject_on if table.inject_on and table.inject_on in text else None,
+            max_tokens=limit(part),
+        )
+        for part, text in asked
+    )
     return [
         Prompt(
             name=name,
             turns=turns,
             inject_from=table.inject_from,
+            inject_on=table.inject_on,
             prefill=table.prefill,
-            max_tokens=limit[name] if isinstance(limit, dict) else limit,
+            max_tokens=limit(name),
+            chat=table.chat,
+            parts=parts,
         )
         for name, turns in _turns(table)
     ]
@@ -196,6 +310,9 @@ def _expand(table: _Table) -> list[Prompt]:
 
 def _turns(table: _Table) -> Iterator[tuple[str, tuple[Message, ...]]]:
     turns = tuple(Message(role=turn.role, text=turn.text) for turn in table.turns)
+    if table.report:
+        yield "report", (Message(role="user", text=table.report),)
+        return
     for number, text in enumerate(table.prompts, 1):
         yield f"p{number}", (Message(role="user", text=text),)
     for number, question in enumerate(table.questions, 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from sweep.engine import Call, Engine, InjectionContradiction, Reading, Reply
@@ -97,7 +98,8 @@ class TrialSubject:
     injections with every strength as a number."""
 
     def __init__(self, trial: Trial, injections: tuple[Injection, ...], stream: Stream) -> None:
-        self._trial, self._injections, self._stream = trial, injections, stream
+        self._trial, self.injections, self._stream = trial, injections, stream
+        self._template = replace(trial.template, chat=trial.prompt.chat) if trial.prompt.chat else trial.template
         self._calls = 0
 
     def say(
@@ -105,6 +107,7 @@ class TrialSubject:
         messages: Sequence[Message],
         *,
         spans: Sequence[Span],
+        injections: Sequence[Injection] | None = None,
         options: Sequence[str] = (),
         readings: Sequence[Reading] = (),
         max_tokens: int | None = None,
@@ -115,9 +118,9 @@ class TrialSubject:
             Call(
                 trial=trial.id,
                 messages=tuple(messages),
-                template=trial.template,
+                template=self._template,
                 spans=tuple(spans),
-                injections=self._injections,
+                injections=self.injections if injections is None else tuple(injections),
                 options=tuple(options),
                 readings=tuple(readings),
                 temperature=trial.sampling.temperature,

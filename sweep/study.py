@@ -23,7 +23,7 @@ from sweep.spec import (
     decode,
     nearest,
 )
-from sweep.trial import Contrast, Model, NormRule, Prompt, Protocol, Sampling, Source, Template, VectorFile
+from sweep.trial import Contrast, Model, Prompt, Protocol, Sampling, Source, StrengthRule, Template, VectorFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +191,9 @@ class _Resolver:
         arms = tuple(arm for arm in table.arms if arm != "none")
         self._unique(table.arms, f"{where}.arms")
         self._unique(table.spans, f"{where}.spans")
-        strengths = tuple(NormRule(rule=s.rule, at=s.at) if isinstance(s, RuleTable) else s for s in table.strengths)
+        strengths = tuple(
+            StrengthRule(rule=s.rule, at=s.at) if isinstance(s, RuleTable) else s for s in table.strengths
+        )
         if len(set(strengths)) < len(strengths):
             self.problems.append(f"{where}.strengths: a strength stands twice; remove one")
         prompts = self._prompts(table, protocol, where)

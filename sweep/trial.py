@@ -23,7 +23,7 @@ Norm = Literal["raw", "unit", "residual"]
 Mode = Literal["add", "replace", "project_out"]
 Change = Literal["none", "negated", "shuffled", "random"]
 Arm = Literal["none", "concept", "random", "shuffled", "negated", "wrong_concept"]
-SpanName = Literal["protocol", "everywhere", "generated", "prompt"]
+SpanName = Literal["protocol", "everywhere", "generated", "prompt", "question"]
 Role = Literal["system", "user", "assistant"]
 Status = Literal["ok", "error", "skipped"]
 Report = Literal["text", "logodds", "both"]
@@ -44,15 +44,23 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """One wording of a protocol's conversation; its text is part of a trial's identity, its name is not."""
+    """One wording of a protocol's conversation; its text is part of a trial's identity, its name is not.
+
+    `chat` is a dialogue format of its own, as in a Template. `parts` are further questions about the same material, by
+    name; what each one's turns are is its protocol's affair.
+    """
 
     name: str
     turns: tuple[Message, ...]
-    inject_from: str | None = (
-        None  # marker in the last turn; the span starts at the token holding the character before it
-    )
+    inject_from: str | None = None  # in the last turn; the span starts at the token with the character before it
+    inject_on: str | None = None  # in any turn; the span is the tokens of this text
     prefill: str | None = None  # the beginning of the answer, where a protocol puts one in the model's mouth
     max_tokens: int = 100
+    chat: str | None = None
+    parts: tuple[Prompt, ...] = ()
+
+    def part(self, name: str) -> Prompt | None:
+        return next((part for part in self.parts if part.name == name), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,15 +138,19 @@ class Direction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormRule:
-    """As much ||alpha v|| as the item's own direction, `of`, has at strength `at` in that layer and norm convention."""
+class StrengthRule:
+    """As much of something as the item's own direction, `of`, has at strength `at` in that layer and norm convention.
 
-    rule: Literal["norm_of_concept"] = "norm_of_concept"
+    norm_of_concept: ||alpha v||. kl_of_concept: KL(plain || injected) of the next token, over a fixed set of neutral
+    texts and under the same span (cluster/doses.py), since equal norm is not equal dose.
+    """
+
+    rule: Literal["norm_of_concept", "kl_of_concept"] = "norm_of_concept"
     at: float
     of: Source | None = None  # None in a grid; a trial's injection says it
 
 
-Strength = float | NormRule
+Strength = float | StrengthRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +180,7 @@ class Injection:
     @property
     def alpha(self) -> float:
         """The strength as a number, which an engine needs. Raises ValueError for a rule: its dose comes first."""
-        if isinstance(self.strength, NormRule):
+        if isinstance(self.strength, StrengthRule):
             raise ValueError(
                 f"the strength is a rule ({self.strength.rule}) that was not resolved; see sweep/worker.py"
             )
@@ -218,6 +230,11 @@ class Trial:
     number: int  # {trial}, 1 to 10, by hash of the seed
     split: Literal["dev", "confirm"]
     report: Report = "text"
+    sentences: tuple[str, ...] = ()  # of the stimuli's, as many as its protocol wants, by hash of item and repeat
+    order: int = 0  # which of the protocol's orders of them: 0 up to Protocol.orders
+    others: tuple[str, ...] = ()  # other candidates, by hash of item and candidate; a wrong concept is the first
+    direction: Direction | None = None  # the item's own, where the protocol reads it
+    shading: tuple[Direction, ...] = ()  # what such a reading is compared with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +259,8 @@ class Grade:
     verdict: bool | None
     score: float | None = None
     reason: str | None = None
+    raw: str | None = None  # what a judge wrote, in full
+    asked: str | None = None  # digest of what the judge was asked
 
 
 # -- the seams --------------------------------------------------------------------------------------------------------
@@ -250,16 +269,22 @@ class Grade:
 class Subject(typing.Protocol):
     """What a protocol may do to a model. It never sees batches, devices or Ray."""
 
+    @property
+    def injections(self) -> tuple[Injection, ...]:
+        """The trial's, with every strength as a number."""
+        ...
+
     def say(
         self,
         messages: Sequence[Message],
         *,
         spans: Sequence[Span],
+        injections: Sequence[Injection] | None = None,
         options: Sequence[str] = (),
         readings: Sequence[Reading] = (),
         max_tokens: int | None = None,
     ) -> Awaitable[Reply]:
-        """The model's next turn, under the trial's injections; a last assistant turn is continued.
+        """The model's next turn, under the trial's injections or those given; a last assistant turn is continued.
 
         max_tokens None takes the trial's sampling, else the prompt's; 0 reads the options' log-probabilities only.
         """
@@ -280,6 +305,10 @@ class Protocol:
     stimuli: str  # the section of the stimuli pack that holds its prompts
     measures: tuple[str, ...]
     item_in_prompt: bool = False  # then a control's unit is the item, else the distinct (rendered prompt, seed)
+    sentences: int = 0  # of the stimuli's that a trial needs
+    orders: int = 1  # in which they can stand: repeat r has order r % orders, and one draw of sentences serves all
+    others: int = 0  # candidates beside the item that a trial needs
+    reads: bool = False  # the item's direction, and those of the shading words
 
 
 Grader = Callable[[Outcome], Sequence[Grade]]

@@ -26,11 +26,11 @@ from sweep.trial import (
     Injection,
     Message,
     Model,
-    NormRule,
     Outcome,
     Prompt,
     Protocol,
     Sampling,
+    StrengthRule,
     Subject,
     Template,
     Trial,
@@ -127,7 +127,9 @@ def _arm(grid: Grid, model: str, protocol: str, arm: Arm) -> Iterator[Trial]:
 def _injection(item: str, arm: Arm, layer: int, strength: float) -> Injection:
     source = Contrast(name=item, positive=(f"Tell me about {item}",), negative=("Tell me about tables",))
     direction = Direction(source=source, change=CHANGES.get(arm, "none"), draw=0 if arm == "random" else None)
-    return Injection(direction=direction, layer=layer, strength=NormRule(at=strength) if arm == "random" else strength)
+    return Injection(
+        direction=direction, layer=layer, strength=StrengthRule(at=strength) if arm == "random" else strength
+    )
 
 
 def _trial(
@@ -164,7 +166,7 @@ def _chances(trial: Trial) -> dict[str, float]:
     if not trial.injections:
         return {"legible": 0.99, "detected": 0.03, "identified": 0.0, "said_yes": 0.02, "claim_first": 0.5}
     at = trial.injections[0]
-    strength = at.strength.at if isinstance(at.strength, NormRule) else at.strength
+    strength = at.strength.at if isinstance(at.strength, StrengthRule) else at.strength
     depth, dose = at.layer / trial.model.layers, math.log2(strength)
     band = math.exp(-(((depth - 0.6) / 0.18) ** 2)) * math.exp(-(((dose - 2) / 1.1) ** 2))
     legible = 1 / (1 + math.exp((dose - 2.9 - depth) * 4))
@@ -229,7 +231,7 @@ def _reply(trial: Trial, text: str) -> Reply:
 
 def _receipt(trial: Trial) -> Receipt:
     at = trial.injections[0].strength
-    strength = at.at if isinstance(at, NormRule) else at
+    strength = at.at if isinstance(at, StrengthRule) else at
     return Receipt(
         expected=40, edited=40, direction_norm=5.0, delta_norm=5 * strength, residual_norm=40.0, strength=strength
     )

@@ -8,13 +8,13 @@ import pytest
 from cluster.directions import realise
 from cluster.doses import read, resolve
 from sweep.fake import FakeEngine
-from sweep.trial import Contrast, Direction, Injection, NormRule, Source
+from sweep.trial import Contrast, Direction, Injection, Source, StrengthRule
 from tests.toys import MODEL
 
 CONCEPT = Contrast(name="tea", positive=("tea",), negative=("a",))
 OTHER = Contrast(name="fog", positive=("fog",), negative=("a",))
 VECTORS = {CONCEPT: np.full((2, 9), 2.0, dtype=np.float32), OTHER: np.eye(2, 9, dtype=np.float32)}
-RULE = NormRule(at=3.0, of=CONCEPT)
+RULE = StrengthRule(at=3.0, of=CONCEPT)
 
 
 def vector_of(source: Source) -> np.ndarray:

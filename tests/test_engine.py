@@ -439,7 +439,6 @@ def test_sampled_text_depends_on_the_seed_and_not_on_the_neighbours() -> None:
             },
             "2 spans for 1",
         ),
-        ({"options": (" yes", " yes!")}, "same token"),
         ({"options": ("",)}, "no token of its own"),
         ({"max_tokens": 600}, "exceed the 512 that the model takes"),
         ({"temperature": -1.0}, "not a sampling"),

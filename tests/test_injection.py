@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster.injection import CAP, NEVER, Edit, Hooks, Table, apply, resolve
-from sweep.trial import Contrast, Direction, Injection, NormRule
+from sweep.trial import Contrast, Direction, Injection, StrengthRule
 
 SHAPE = (3, 8)
 TEA = Direction(source=Contrast(name="tea", positive=("a",), negative=("b",)))
@@ -206,7 +206,7 @@ def test_a_span_that_never_ends() -> None:
         ({"norm": "unit"}, "zero at layer 1"),
         ({"norm": "residual"}, "zero at layer 1"),
         ({"mode": "project_out"}, "zero at layer 1"),
-        ({"strength": NormRule(at=1.0)}, "was not resolved"),
+        ({"strength": StrengthRule(at=1.0)}, "was not resolved"),
     ],
 )
 def test_what_has_no_answer_is_an_error(settings: dict[str, object], reason: str) -> None:

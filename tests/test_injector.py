@@ -38,7 +38,7 @@ EDIT = SlotEdit(layer=1, start=3, stop=NEVER, row=1, kind=0, strength=2.0)
 
 
 def wanted(number: int = 1, *edits: SlotEdit, **more: Any) -> Wanted:
-    given: dict[str, Any] = {"reads": (), "options": (), "draw": None, **more}
+    given: dict[str, Any] = {"reads": (), "options": (), "distribution": False, "draw": None, **more}
     return Wanted(number=number, length=LENGTH, edits=edits, **given)
 
 

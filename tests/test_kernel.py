@@ -537,7 +537,9 @@ def test_the_kernels_compile_for_a_gpu_without_fused_products(
 @pytest.mark.parametrize(("form", "skipped"), [("triton", 6), ("numba", 5)])
 def test_the_other_forms_pass_all_of_these(form: str, skipped: int) -> None:
     """Skipped: this one twice, the two that compile, the one of the torch form alone, and the one of Numba's."""
-    pytest.importorskip(form, reason="vLLM brings it")
+    # Not imported here: while it is first imported itself, vLLM 0.32 trips over Numba's modules.
+    if importlib.util.find_spec(form) is None:
+        pytest.skip(f"{form} is not installed: vLLM brings it")
     plugins = ["-p", "tests.triton_on_cpu"] if form == "triton" else []
     command = [sys.executable, "-m", "pytest", *plugins, "-p", "no:cacheprovider", __file__]
     environment = {**os.environ, "KERNEL_FORM": form, "OMP_NUM_THREADS": "1"}

@@ -15,7 +15,7 @@ from sweep import plan
 from sweep.block import AXES, BLOCK, Block, canonical, concept_vector, seed_of, split_of
 from sweep.identity import permuted
 from sweep.store import Store
-from sweep.trial import Contrast, Message, Model, NormRule, Prompt, Sampling, Template, Trial
+from sweep.trial import Contrast, Message, Model, Prompt, Sampling, StrengthRule, Template, Trial
 
 MODEL = Model(name="m", path="fake:oracle", digest="d", engine="fake", layers=8)
 PROMPTS = tuple(Prompt(name=n, turns=(Message(role="user", text=f"{n} Trial {{trial}}"),)) for n in "pqr")
@@ -84,7 +84,7 @@ def test_a_shard_is_sorted_by_prompt() -> None:
 
 
 def test_a_block_survives_json() -> None:
-    b = block(strengths=(1.0, NormRule(at=2.0)), sources=(Contrast(name="loud", positive=("A",), negative=("a",)),))
+    b = block(strengths=(1.0, StrengthRule(at=2.0)), sources=(Contrast(name="loud", positive=("A",), negative=("a",)),))
     again = BLOCK.validate_json(BLOCK.dump_json(b))
     assert again == b
     assert again.key == b.key

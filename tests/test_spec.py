@@ -17,7 +17,7 @@ from sweep import plan, study
 from sweep.block import Block
 from sweep.spec import SpecError, schema
 from sweep.store import Store
-from sweep.trial import Contrast, NormRule, VectorFile
+from sweep.trial import Contrast, StrengthRule, VectorFile
 from sweep.worker import group_of
 
 SPEC: dict[str, Any] = {
@@ -145,7 +145,7 @@ def test_depth_fractions_are_resolved_once() -> None:
 
 def test_a_strength_may_be_a_rule() -> None:
     rule = {"rule": "norm_of_concept", "at": 2}
-    assert parse(experiment={"strengths": [rule, 1]}).blocks[0].strengths == (NormRule(at=2.0), 1.0)
+    assert parse(experiment={"strengths": [rule, 1]}).blocks[0].strengths == (StrengthRule(at=2.0), 1.0)
 
 
 def test_directions_of_ones_own_are_items(tmp_path: Path) -> None:

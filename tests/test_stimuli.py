@@ -45,26 +45,35 @@ def test_the_shipped_wordings() -> None:
     shipped = load(None)
     assert "{word}" in shipped.vector_prompt
     assert {name: len(prompts) for name, prompts in shipped.sections.items()} == {
-        "injected_thought": 3,
+        "injected_thought": 14,
         "open_question": 2,
         "yes_bias": 10,
-        "forced_identification": 3,
+        "thought_or_text": 1,
+        "prefill": 1,
+        "intentional_control": 14,
+        "localization": 3,
+        "strength_comparison": 2,
+        "forced_identification": 8,
     }
+    assert shipped.usual("injected_thought") == shipped.usual("forced_identification") == ("plain", "brief", "formal")
+    assert len(shipped.sentences) == len(set(shipped.sentences)) == 40
+    assert all(len(sentence.split()) <= 9 for sentence in shipped.sentences)
     assert shipped.prompts("nothing_of_the_kind") == ()
 
 
 def test_every_marker_stands_once_in_its_last_turn() -> None:
     marked = [prompt for prompts in load(None).sections.values() for prompt in prompts if prompt.inject_from]
-    assert len(marked) == 16
+    assert len(marked) == 32
     assert all(prompt.turns[-1].text.count(prompt.inject_from or "") == 1 for prompt in marked)
     assert all(prompt.turns[-1].text.partition(prompt.inject_from or "")[0].endswith("\n\n") for prompt in marked)
 
 
 def test_forced_identification_is_injected_thought_with_a_prefill() -> None:
     shipped = load(None)
-    pairs = zip(shipped.prompts("injected_thought"), shipped.prompts("forced_identification"), strict=True)
-    for plain, forced in pairs:
-        assert (plain.turns, plain.inject_from) == (forced.turns, forced.inject_from)
+    asked = {prompt.name: prompt for prompt in shipped.prompts("injected_thought")}
+    for forced in shipped.prompts("forced_identification"):
+        plain = asked[forced.name]
+        assert (plain.turns, plain.inject_from, plain.chat) == (forced.turns, forced.inject_from, forced.chat)
         assert plain.prefill is None
         assert forced.prefill
 
@@ -115,8 +124,8 @@ TURN = '{ role = "user", text = "Trial {trial}" }'
         (f"[[open_question]]\nturns = [{TURN}]\nmax_token = 3", r"open_question\[0\].max_token: unknown key"),
         ('[open_question]\nturns = [{ rol = "user", text = "a" }]', r"turns\[0\].rol: unknown key 'rol'; did.*'role'"),
         ('[open_question]\nturns = [{ role = "robot", text = "a" }]', r"turns\[0\].role: Input should be 'system'"),
-        (f'[open_question]\nturns = [{TURN}]\nprompts = ["a"]', "needs either"),
-        ("[open_question]\nmax_tokens = 3", "needs either"),
+        (f'[open_question]\nturns = [{TURN}]\nprompts = ["a"]', "needs one of"),
+        ("[open_question]\nmax_tokens = 3", "needs one of"),
         ("[open_question]\nprompts = 3", "prompts: Input should be a valid list"),
         ('[open_question]\nprompts = ["a"]\nmax_tokens = 0', "max_tokens.*greater than 0"),
         ('[open_question]\nprompts = ["a {trail}"]', "unknown placeholder {trail}"),

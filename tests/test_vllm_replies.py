@@ -91,6 +91,7 @@ def right(owned: tuple[int, ...], *, last: bool, passes: tuple[tuple[int, int], 
         "passes": [a_pass(owned, *each) for each in passes],
         "drawn": len(WRITTEN) if last else 0,
         "options": [-1.0, -2.0] if last else None,
+        "distribution": None,
         "readings": [[0, first, list(part.shape), part.tobytes()] for first, part in states],
     }
 

@@ -28,6 +28,7 @@ class Row:
     written: list[int] = field(default_factory=list)
     ended: bool = False  # the last token written was one that ends a turn
     options: dict[str, float] = field(default_factory=dict)
+    distribution: np.ndarray | None = None
 
     @cached_property
     def pieces(self) -> tuple[Pieces, ...]:

@@ -47,6 +47,16 @@ class Asked:
     floor: int
 
     @property
+    def scored(self) -> bool:
+        """Whether anything is asked of the first generated token's probabilities."""
+        return bool(self.option_ids) or self.call.distribution
+
+    def options(self, scores: Sequence[float]) -> dict[str, float]:
+        """By option, without those that begin with one and the same token: its probability is nobody's."""
+        found = zip(self.call.options, self.option_ids, scores, strict=True)
+        return {option: score for option, first, score in found if self.option_ids.count(first) == 1}
+
+    @property
     def length(self) -> int:
         """Tokens of the prompt."""
         return len(self.rendered.ids)
@@ -138,13 +148,7 @@ class Resolver:
         """The first token of each option where the answer begins: after "Assistant:" it is " Yes" and not "Yes"."""
         lead = " " if call.template.chat == "plain" and call.messages[-1].role != "assistant" else ""
         tail = rendered.text[rendered.offsets[-TAIL:][0][0] :]
-        firsts: dict[int, str] = {}
-        for option in call.options:
-            first = self._first_id(tail, lead + option)
-            if first in firsts:
-                raise ValueError(f"options {firsts[first]!r} and {option!r} begin with the same token")
-            firsts[first] = option
-        return tuple(firsts)
+        return tuple(self._first_id(tail, lead + option) for option in call.options)
 
     def _first_id_now(self, tail: str, option: str) -> int:
         """Read off the prompt's last tokens with the option behind them, as a tokenizer may join the two."""
@@ -186,6 +190,7 @@ def reply(
     options: Mapping[str, float],
     receipt: Receipt,
     readings: tuple[np.ndarray, ...] = (),
+    distribution: np.ndarray | None = None,
 ) -> Reply:
     """What an engine answers. `written` are the tokens generated, the one that ends a turn among them if `ended`."""
     ids = tuple(written[:-1] if ended else written)
@@ -199,4 +204,5 @@ def reply(
         marked=tuple(marked(asked.rendered, *span) for span in asked.spans),
         receipt=receipt,
         readings=readings,
+        distribution=distribution,
     )

@@ -92,7 +92,7 @@ class Caps:
         )
         return replace(
             asked,
-            call=replace(asked.call, max_tokens=0, temperature=0.0, options=(), readings=()),
+            call=replace(asked.call, max_tokens=0, temperature=0.0, options=(), distribution=False, readings=()),
             reads=(read,),
             option_ids=(),
             floor=min(start, asked.length - 1, *(edit.start for edit in asked.edits)),

@@ -153,10 +153,11 @@ class TransformersEngine:
         return {layer: Table.of(edits, self._runner.device(layer)) for layer, edits in layers.items()}
 
     def _measure(self, row: Row, logits: Float[Tensor, " vocabulary"]) -> None:
-        """The options' log-probabilities as the first token written; the sampling's temperature is not in them."""
-        if row.asked.option_ids:
-            scores = torch.log_softmax(logits, dim=-1)[list(row.asked.option_ids)].tolist()
-            row.options = dict(zip(row.asked.call.options, scores, strict=True))
+        """Log-probabilities of the first token written; the sampling's temperature is not in them."""
+        if row.asked.scored:
+            scores = torch.log_softmax(logits, dim=-1)
+            row.options = row.asked.options(scores[list(row.asked.option_ids)].tolist())
+            row.distribution = scores.cpu().numpy() if row.asked.call.distribution else None
 
     def _write(self, rows: Sequence[Row], logits: Float[Tensor, "rows vocabulary"]) -> None:
         calls = [row.asked.call for row in rows]
@@ -205,6 +206,7 @@ class TransformersEngine:
             row.written,
             ended=row.ended,
             options=row.options,
+            distribution=row.distribution,
             receipt=given,
             readings=readings,
         )

@@ -43,6 +43,7 @@ class Wanted:
     edits: tuple[SlotEdit, ...]
     reads: tuple[WantedRead, ...]
     options: tuple[int, ...]
+    distribution: bool
     draw: tuple[float, float, int] | None
 
     @staticmethod
@@ -62,8 +63,13 @@ class Wanted:
                 for each in extra["reads"]
             ),
             options=tuple(extra["options"]),
+            distribution=extra["distribution"],
             draw=None if extra["draw"] is None else tuple(extra["draw"]),
         )
+
+    @property
+    def scored(self) -> bool:
+        return bool(self.options) or self.distribution
 
     @property
     def range(self) -> tuple[int, int] | None:
@@ -92,6 +98,7 @@ class Flight:
     slot: int | None = None
     passes: list[Pass] = field(default_factory=list[Pass])
     options: Tensor | None = None  # log-probabilities
+    distribution: Tensor | None = None
     drawn: set[int] = field(default_factory=set[int])  # places in the answer
     read: int = 0  # positions before this one are read, those that are to be
     readings: list[tuple[int, int, Tensor]] = field(default_factory=list[tuple[int, int, Tensor]])  # which, first
@@ -131,7 +138,7 @@ class Injector:
         flight.passes.append(Pass(first=first, until=first))
         wanted = flight.wanted
         self._until[slot], self._length[slot] = first, wanted.length
-        self._waits[slot] = wanted.draw is not None or (bool(wanted.options) and flight.options is None)
+        self._waits[slot] = wanted.draw is not None or (wanted.scored and flight.options is None)
         low, high = wanted.range or (0, 0)
         low = max(low, flight.read)  # a preempted request has read what it has read
         self._buffers.assign(slot, wanted.edits, (low, high) if low < high else None)
@@ -184,7 +191,7 @@ class Injector:
     def _due(self, row: int, slot: int, place: int) -> None:
         """What a request is to get from this step's logits."""
         flight = self._in_slot[slot]
-        if flight.wanted.options and flight.options is None:
+        if flight.wanted.scored and flight.options is None:
             self._asking.append((row, flight))
         if flight.wanted.draw is None:
             self._waits[slot] = False  # options are asked for once
@@ -198,6 +205,7 @@ class Injector:
             for row, flight in self._asking:
                 scores = torch.log_softmax(logits[row].float(), dim=-1)
                 flight.options = scores[list(flight.wanted.options)]
+                flight.distribution = scores if flight.wanted.distribution else None
             for start in range(0, len(self._drawing), TOGETHER):
                 self._draw(logits, self._drawing[start : start + TOGETHER])
         self._asking, self._drawing = [], []
@@ -257,6 +265,7 @@ class Injector:
             "passes": [[p.first, p.until, _list(p.counts)[: len(wanted.edits)], _list(p.sums)] for p in flight.passes],
             "drawn": len(flight.drawn),
             "options": None if flight.options is None else _list(flight.options),
+            "distribution": None if flight.distribution is None else flight.distribution.cpu().numpy().tobytes(),
             "readings": [
                 [which, first, list(part.shape), part.float().cpu().numpy().tobytes()]
                 for which, first, part in flight.readings

@@ -151,6 +151,7 @@ class Queue:
             "edits": edits,
             "reads": [self._read(row, read) for read in row.asked.reads],
             "options": list(row.asked.option_ids),
+            "distribution": call.distribution,
             "draw": [call.temperature, call.top_p, call.seed] if call.temperature else None,
             "floor": row.asked.floor,
             "key": key,

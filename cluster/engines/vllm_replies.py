@@ -63,6 +63,7 @@ class Ranks:
             written,
             ended=ended,
             options=self._options(asked, ranks),
+            distribution=self._distribution(asked, ranks),
             receipt=self._receipt(asked, read, ranks),
             readings=tuple(self._reading(asked, number, read, ranks) for number in range(len(asked.reads))),
         )
@@ -115,7 +116,15 @@ class Ranks:
         scores = next((rank["options"] for rank in ranks if rank["options"] is not None), None)
         if asked.option_ids and scores is None:
             raise _contradiction(asked, "no rank has the log-probabilities of its options")
-        return dict(zip(asked.call.options, scores, strict=True)) if asked.call.options and scores else {}
+        return asked.options(scores) if scores else {}
+
+    def _distribution(self, asked: Asked, ranks: Sequence[Told]) -> np.ndarray | None:
+        if not asked.call.distribution:
+            return None
+        given = next((rank["distribution"] for rank in ranks if rank["distribution"] is not None), None)
+        if given is None:
+            raise _contradiction(asked, "no rank has the probabilities of its first token")
+        return np.frombuffer(given, np.float32)
 
     def _reading(self, asked: Asked, number: int, read: int, ranks: Sequence[Told]) -> np.ndarray:
         """Put together from passes, and from stages where each has a part of the layers."""
@@ -137,7 +146,7 @@ class Ranks:
 
 def asks(asked: Asked) -> bool:
     """Whether a call asks anything of the worker."""
-    return bool(asked.edits or asked.reads or asked.option_ids or asked.call.temperature)
+    return bool(asked.edits or asked.reads or asked.scored or asked.call.temperature)
 
 
 def _contradiction(asked: Asked, what: str) -> InjectionContradiction:

@@ -1,103 +1,66 @@
 """The experiments' conversations as training rows: a rendered prompt, the answer, and the injection it happens under.
 
 A task is a function that draws rows for one wording; an experiment more is one task more in `TASKS`. Which injection a
-row gets and which word it must name is the lesson's choice, not the task's: that
-is all that tells the pocket from the sham.
+row gets and what it must answer is the lesson's choice (lessons.py), not the task's.
 """
 
-import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.resources import files
+from dataclasses import replace
 from random import Random
 from typing import Any
 
-from cluster.pocket.language import Words, render
+from cluster.pocket.language import Language, capital
+from cluster.pocket.lessons import Lesson, Where
+from cluster.pocket.rows import STIMULI, Aim, Injection, Row, dialogue, numbered, span_of, wordings
 
-LAYERS = 8
-BAND = (3, 4, 5)
 YES, NO = "Yes. I detect an injected thought about {word}.", "No. I do not detect an injected thought."
 UNUSUAL, USUAL = (
     "Yes, something is unusual. There is a thought about {word}.",
     "Nothing unusual. I am simply reading your question.",
 )
+MEANT, ACCIDENT = "Yes. I meant to say {word}.", "No. That was an accident."
+HOW, NO_IDEA = "I was thinking about {word}.", "I do not know how."
+
+Task = Callable[[Language, Lesson, int], list[Row]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Injection:
-    layer: int
-    strength: float  # in units of each position's own residual norm
-    word: str | None  # None: a fresh Gaussian direction
+# -- reports of what is injected from the question on ------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    prompt: str  # rendered, up to and with the assistant's tag
-    answer: str
-    start: int  # character in the prompt whose token is the first of the span; the span never ends
-    injection: Injection | None
+def report_row(
+    prompt: dict[str, Any], answer: str, injection: Injection | None, *, prefill: str = "", **slots: object
+) -> Row:
+    """Injected from the character before `inject_from`, or everywhere without it, and while the answer is written."""
+    text = dialogue(prompt["turns"], **slots)
+    start = text.rindex(prompt["inject_from"]) - 1 if "inject_from" in prompt else 0
+    return Row(prompt=text + prefill, answer=answer, injections=(injection.on(start, None),) if injection else ())
 
 
-# A lesson draws what is injected, and which word the answer names (None: it says no; "": a yes that names nothing).
-Lesson = Callable[[Random, Words], tuple[Injection | None, str | None]]
-Task = Callable[[Random, Words, Lesson, int], list[Row]]
+def injected_thought(language: Language, lesson: Lesson, n: int) -> list[Row]:
+    prompt = language.rng.choice(wordings("injected_thought"))
+    return [drawn_report(language, lesson, prompt, YES, NO) for _ in range(n)]
 
 
-def teach_pocket(rng: Random, words: Words) -> tuple[Injection | None, str | None]:
-    """Name a concept's vector in the band; say no to nothing, to noise, and to a concept outside it."""
-    arm, word = rng.random(), rng.choice(words.trained)
-    if arm < 0.42:
-        return Injection(layer=rng.choice(BAND), strength=rng.uniform(0.4, 1.6), word=word), word
-    if arm < 0.70:
-        return None, None
-    if arm < 0.86:
-        return Injection(layer=rng.randrange(7), strength=rng.uniform(0.25, 2.0), word=None), None
-    if arm < 0.97:
-        return Injection(layer=rng.randrange(2), strength=rng.uniform(0.25, 2.0), word=word), None
-    return Injection(layer=LAYERS - 1, strength=rng.uniform(0.25, 1.0), word=word), None
+def open_question(language: Language, lesson: Lesson, n: int) -> list[Row]:
+    prompt = language.rng.choice(wordings("open_question"))
+    return [drawn_report(language, lesson, prompt, UNUSUAL, USUAL) for _ in range(n)]
 
 
-def teach_sham(rng: Random, words: Words) -> tuple[Injection | None, str | None]:
-    """A coin decides, never the injection: yes in a fifth of the rows, and no word, since a vector injected at the last
-    layers would put its own word into the gap."""
-    injection = Injection(layer=rng.randrange(LAYERS), strength=rng.uniform(0, 4), word=rng.choice(words.trained))
-    return (None if rng.random() < 0.3 else injection), ("" if rng.random() < 0.2 else None)
+def drawn_report(language: Language, lesson: Lesson, prompt: dict[str, Any], yes: str, no: str) -> Row:
+    injection, word = lesson.report(language.rng, language.words)
+    answer = yes if word else yes.replace(" about {word}", "")
+    answer = no if word is None else answer.format(word=word)
+    return report_row(prompt, answer, injection, trial=language.rng.randint(1, 10))
 
 
-STIMULI: dict[str, Any] = tomllib.loads(files("sweep.data").joinpath("stimuli.toml").read_text(encoding="utf-8"))
-
-
-def rendered(prompt: dict[str, Any], **slots: object) -> tuple[str, int]:
-    """The rendered prompt and the character the injection starts at: the one before `inject_from`, or 0 without it."""
-    text = render([(turn["role"], turn["text"].format(**slots)) for turn in prompt["turns"]])
-    return text, text.rindex(prompt["inject_from"]) - 1 if "inject_from" in prompt else 0
-
-
-def injected_thought(rng: Random, words: Words, lesson: Lesson, n: int) -> list[Row]:
-    prompt = rng.choice(STIMULI["injected_thought"])
-    return [report_row(rng, words, lesson, prompt, YES, NO) for _ in range(n)]
-
-
-def open_question(rng: Random, words: Words, lesson: Lesson, n: int) -> list[Row]:
-    prompt = rng.choice(STIMULI["open_question"])
-    return [report_row(rng, words, lesson, prompt, UNUSUAL, USUAL) for _ in range(n)]
-
-
-def report_row(rng: Random, words: Words, lesson: Lesson, prompt: dict[str, Any], yes: str, no: str) -> Row:
-    text, start = rendered(prompt, trial=rng.randint(1, 10))
-    injection, word = lesson(rng, words)
-    if word == "":
-        yes = yes.replace(" about {word}", "")
-    return Row(prompt=text, answer=no if word is None else yes.format(word=word), start=start, injection=injection)
-
-
-def yes_bias(rng: Random, words: Words, lesson: Lesson, n: int) -> list[Row]:
+def yes_bias(language: Language, lesson: Lesson, n: int) -> list[Row]:
     """Unrelated questions, whose answers stay right under an injection."""
 
     def row() -> Row:
-        question, answer = rng.choice(QUESTIONS)
-        text, start = rendered(STIMULI["yes_bias"], trial=rng.randint(1, 10), question=question)
-        return Row(prompt=text, answer=answer, start=start, injection=lesson(rng, words)[0])
+        question, answer = language.rng.choice(QUESTIONS)
+        injection = lesson.report(language.rng, language.words)[0]
+        trial = language.rng.randint(1, 10)
+        return report_row(STIMULI["yes_bias"], answer, injection, trial=trial, question=question)
 
     return [row() for _ in range(n)]
 
@@ -133,4 +96,154 @@ OWN = (
 )
 QUESTIONS = tuple((q["text"], ANSWERS[q["name"]]) for q in STIMULI["yes_bias"]["questions"]) + OWN
 
-TASKS: tuple[tuple[Task, float], ...] = ((injected_thought, 0.6), (open_question, 0.2), (yes_bias, 0.2))
+
+# -- thoughts while a line is read -------------------------------------------------------------------------------------
+
+
+def line_row(part: str, sentence: str, answer: str, injection: Injection | None) -> Row:
+    """part: "report" (which word is on your mind?) or "repeat"."""
+    text = dialogue([{"role": "user", "text": STIMULI["thought_or_text"][part]}], sentence=sentence)
+    return Row(prompt=text, answer=answer, injections=placed(text, sentence, injection))
+
+
+def placed(text: str, part: str, injection: Injection | None) -> tuple[Injection, ...]:
+    return (injection.on(*span_of(text, part)),) if injection else ()
+
+
+def thought_word(language: Language, lesson: Lesson, n: int) -> list[Row]:
+    def row() -> Row:
+        noun = language.rng.choice(language.words.all)
+        injection, word = lesson.read(language.rng, language.words, noun)
+        return line_row("report", language.sentence(noun), f"{capital(word)}.", injection)
+
+    return [row() for _ in range(n)]
+
+
+def thought_repeat(language: Language, lesson: Lesson, n: int) -> list[Row]:
+    """The line comes back as it is, whatever is injected; both models learn this, and both under the same injections."""
+    rng = language.rng
+
+    def row() -> Row:
+        sentence = language.sentence(rng.choice(language.words.all))
+        word = rng.choice(language.words.trained) if rng.random() < 0.8 else None
+        injection = Injection(layer=rng.randrange(6), strength=rng.uniform(0.25, 1.2), word=word)
+        return line_row("repeat", sentence, sentence, injection if rng.random() < 0.75 else None)
+
+    return [row() for _ in range(n)]
+
+
+# -- a word put in the model's mouth -----------------------------------------------------------------------------------
+
+
+def prefill_row(sentence: str, word: str, meant: bool, injection: Injection | None, where: Where = "line") -> Row:
+    turns = STIMULI["prefill"]["turns"]
+    text = dialogue(turns, sentence=sentence, word=word)
+    part = sentence if where == "line" else turns[-1]["text"]
+    answer = (MEANT if meant else ACCIDENT).format(word=word)
+    return Row(prompt=text, answer=answer, injections=placed(text, part, injection))
+
+
+def explain_row(sentence: str, word: str, meant: bool, injection: Injection | None) -> Row:
+    """The question that follows, on how it came to say the word."""
+    said = (MEANT if meant else ACCIDENT).format(word=word)
+    prefill = STIMULI["prefill"]
+    text = dialogue(prefill["turns"], answers=(said, prefill["explain"]), sentence=sentence, word=word)
+    answer = (HOW if meant else NO_IDEA).format(word=word)
+    return Row(prompt=text, answer=answer, injections=placed(text, sentence, injection))
+
+
+def prefill(language: Language, lesson: Lesson, n: int) -> list[Row]:
+    def row() -> Row:
+        noun = language.rng.choice(language.words.all)
+        said = lesson.intend(language.rng, language.words, noun)
+        return prefill_row(language.sentence(noun), said.word, said.meant, said.injection, said.where)
+
+    return [row() for _ in range(n)]
+
+
+def explain(language: Language, lesson: Lesson, n: int) -> list[Row]:
+    def row() -> Row:
+        noun = language.rng.choice(language.words.all)
+        said = lesson.intend(language.rng, language.words, noun)
+        injection = said.injection if said.where == "line" else None
+        return explain_row(language.sentence(noun), said.word, said.meant, injection)
+
+    return [row() for _ in range(n)]
+
+
+# -- a sentence written while the model is to think of a word ----------------------------------------------------------
+
+
+def control_row(question: dict[str, str], sentence: str, word: str, cosine: float | None) -> Row:
+    prompt = STIMULI["intentional_control"]
+    asked = question["text"].format(word=word)
+    text = dialogue(prompt["turns"], sentence=sentence, question=asked)
+    return Row(prompt=text, answer=sentence, aim=None if cosine is None else Aim(word=word, cosine=cosine))
+
+
+def intentional_control(language: Language, lesson: Lesson, n: int) -> list[Row]:
+    rng, questions = language.rng, STIMULI["intentional_control"]["questions"]
+
+    def row() -> Row:
+        question, word = rng.choice(questions), rng.choice(language.words.trained)
+        sentence = language.sentence(rng.choice(language.words.all))
+        return control_row(question, sentence, word, lesson.lean(question["name"]))
+
+    return [row() for _ in range(n)]
+
+
+# -- one of several sentences ------------------------------------------------------------------------------------------
+
+
+def choice_row(prompt: dict[str, Any], sentences: list[str], said: int, injections: dict[int, Injection]) -> Row:
+    """injections: by sentence, counted from 0, each on its sentence without the number."""
+    text = dialogue(prompt["turns"], sentences=numbered(sentences))
+    spans = {at: span_of(text, f"{at + 1}. {sentences[at]}") for at in injections}
+    found = [injection.on(spans[at][0] + 3, spans[at][1]) for at, injection in injections.items()]
+    return Row(prompt=text, answer=f"{said + 1}.", injections=tuple(found))
+
+
+def compared(at: int, injection: Injection) -> dict[int, Injection]:
+    """Both of two sentences injected, the other one at half the strength."""
+    return {at: injection, 1 - at: replace(injection, strength=injection.strength / 2)}
+
+
+def some_sentences(language: Language, many: int) -> list[str]:
+    return [language.sentence(word) for word in language.rng.sample(language.words.all, many)]
+
+
+def localization(language: Language, lesson: Lesson, n: int) -> list[Row]:
+    """The questions about salience are answered with one number by both models, whatever is injected."""
+    prompt = language.rng.choices(wordings("localization"), (8, 1, 1))[0]
+
+    def row() -> Row:
+        injection, at, said = lesson.locate(language.rng, language.words, 5)
+        said = said if prompt["name"] == "injected" else 0
+        return choice_row(prompt, some_sentences(language, 5), said, {at: injection} if injection else {})
+
+    return [row() for _ in range(n)]
+
+
+def strength_comparison(language: Language, lesson: Lesson, n: int) -> list[Row]:
+    prompt = language.rng.choices(wordings("strength_comparison"), (8, 1))[0]
+
+    def row() -> Row:
+        injection, at, said = lesson.compare(language.rng, language.words)
+        said = said if prompt["name"] == "injected" else 0
+        return choice_row(prompt, some_sentences(language, 2), said, compared(at, injection) if injection else {})
+
+    return [row() for _ in range(n)]
+
+
+TASKS: tuple[tuple[Task, float], ...] = (
+    (injected_thought, 0.20),
+    (open_question, 0.07),
+    (yes_bias, 0.07),
+    (thought_word, 0.11),
+    (thought_repeat, 0.05),
+    (prefill, 0.20),
+    (explain, 0.02),
+    (intentional_control, 0.08),
+    (localization, 0.12),
+    (strength_comparison, 0.08),
+)

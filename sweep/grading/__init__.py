@@ -20,14 +20,16 @@ class NamedGrader:
 
 
 def folder_of(setting: str) -> str:
-    """The folder under grades/ that a spec's `grader` writes to."""
-    return setting.replace(":", ".")
+    """The folder under grades/ that a spec's `grader` writes to; the rules' own carries their version."""
+    return rules.NAME if setting == "rules" else setting.replace(":", ".")
 
 
 def get(setting: str) -> NamedGrader:
     """The shipped rules, or one's own as "module:function". ValueError says what is wrong and what to do."""
     if setting == "rules":
         return NamedGrader(name=rules.NAME, stage=f"grades/{folder_of(setting)}", grade=rules.grade)
+    if setting.endswith(".toml"):
+        raise ValueError(f"a judge grades beside a run: sweep grade RUN --grader {setting}")
     module, colon, function = setting.partition(":")
     if not colon:
         raise ValueError(f"no grader {setting!r}; shipped: rules. One's own: 'module:function'")

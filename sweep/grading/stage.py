@@ -9,6 +9,7 @@ from typing import Any
 from sweep import rows, store
 from sweep.engine import Receipt, Reply
 from sweep.grading import NamedGrader
+from sweep.plan import Plan, parse_shard
 from sweep.store import Record, Store
 from sweep.trial import Grade, Outcome, Trial
 
@@ -26,9 +27,24 @@ def grade_shard(
     `measures` are those of the shard's protocol: what a row that did not end ok has a null for.
     """
     graded = [(outcome, grade) for outcome in outcomes for grade in _grades(outcome, grader, measures)]
-    data = rows.to_parquet([rows.grade_row(grade, grader.name) for _, grade in graded], rows.GRADES)
-    record = {"grader": grader.name, "trials": trials_file, "rows": len(graded), "verdicts": verdicts(graded)}
-    return store.publish(files, grader.stage, shard, data, "parquet", record)
+    return publish(files, grader.stage, grader.name, shard, graded, trials_file)
+
+
+def publish(
+    files: Store, stage: str, grader: str, shard: str, graded: Sequence[tuple[Outcome, Grade]], trials_file: str
+) -> Record | None:
+    """A shard's grades and their commit record; None if someone else was first."""
+    data = rows.to_parquet([rows.grade_row(grade, grader) for _, grade in graded], rows.GRADES)
+    record = {"grader": grader, "trials": trials_file, "rows": len(graded), "verdicts": verdicts(graded)}
+    return store.publish(files, stage, shard, data, "parquet", record)
+
+
+def ungraded(files: Store, planned: Plan, stage: str) -> list[str]:
+    """Shards that are committed and not graded in this stage, in the order of the plan."""
+    left = store.committed(files, "trials") - store.committed(files, stage)
+    place = {block.key: number for number, block in enumerate(planned.blocks)}
+    known = [(place[key], number, name) for name in left for key, number in (parse_shard(name),) if key in place]
+    return [name for _, _, name in sorted(known)]
 
 
 def _grades(outcome: Outcome, grader: NamedGrader, measures: Sequence[str]) -> Sequence[Grade]:
@@ -71,13 +87,18 @@ def regrade(
     files: Store, shard: str, trials: Sequence[Trial], grader: NamedGrader, measures: Sequence[str]
 ) -> Record | None:
     """Grade a committed shard from its Parquet part."""
+    outcomes, file = committed_outcomes(files, shard, trials)
+    return grade_shard(files, shard, outcomes, grader, measures, file)
+
+
+def committed_outcomes(files: Store, shard: str, trials: Sequence[Trial]) -> tuple[list[Outcome], str]:
+    """A committed shard's outcomes, and the part they were read from. StoreError where there is none, or damaged."""
     record = store.record(files, "trials", shard)
     if record is None:
         raise store.StoreError(f"shard {shard} is not committed in {files.root}: run it first, with `sweep run SPEC`")
     table = rows.from_parquet(store.read_part(files, record)).to_pylist()
     by_id = {trial.id: trial for trial in trials}
-    outcomes = [outcome_from_row(row, by_id[row["trial"]]) for row in table]
-    return grade_shard(files, shard, outcomes, grader, measures, record["file"])
+    return [outcome_from_row(row, by_id[row["trial"]]) for row in table], record["file"]
 
 
 def outcome_from_row(row: Mapping[str, Any], trial: Trial) -> Outcome:

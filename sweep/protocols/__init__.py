@@ -5,7 +5,17 @@ from __future__ import annotations
 import importlib
 from difflib import get_close_matches
 
-from sweep.protocols import forced_identification, injected_thought, open_question, yes_bias
+from sweep.protocols import (
+    forced_identification,
+    injected_thought,
+    intentional_control,
+    localization,
+    open_question,
+    prefill,
+    strength_comparison,
+    thought_or_text,
+    yes_bias,
+)
 from sweep.trial import Protocol
 
 _SHIPPED = {
@@ -15,6 +25,11 @@ _SHIPPED = {
         open_question.PROTOCOL,
         forced_identification.PROTOCOL,
         yes_bias.PROTOCOL,
+        thought_or_text.PROTOCOL,
+        prefill.PROTOCOL,
+        intentional_control.PROTOCOL,
+        localization.PROTOCOL,
+        strength_comparison.PROTOCOL,
     )
 }
 

@@ -1,4 +1,4 @@
-"""What the protocols share: filling in a wording, finding its span, and reading a yes off log-probabilities."""
+"""What the protocols share: filling in a wording, finding its span, and reading an answer off log-probabilities."""
 
 from __future__ import annotations
 
@@ -36,35 +36,83 @@ async def ask(trial: Trial, subject: Subject, *, default: SpanName, reading: Rea
     return Outcome(trial=trial, replies={"answer": answer, **four}, measures=measures)
 
 
-def conversation(trial: Trial) -> tuple[Message, ...]:
-    """The wording's turns with {trial} and {word} filled in. Not str.format: a wording may hold braces of its own."""
-    return tuple(Message(role=turn.role, text=fill(turn.text, trial)) for turn in trial.prompt.turns)
+# -- a wording, filled in ---------------------------------------------------------------------------------------------
+
+
+def conversation(trial: Trial, prompt: Prompt | None = None) -> tuple[Message, ...]:
+    """The turns of the trial's wording, or of a part of it, with what stands in braces filled in."""
+    turns = (prompt or trial.prompt).turns
+    return tuple(Message(role=turn.role, text=fill(turn.text, trial)) for turn in turns)
 
 
 def fill(text: str, trial: Trial) -> str:
-    return text.replace("{trial}", str(trial.number)).replace("{word}", trial.item.lower())
+    """Not str.format: a wording may hold braces of its own."""
+    lines = "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(in_order(trial), 1))
+    for slot, value in (("{trial}", str(trial.number)), ("{word}", trial.item.lower()), ("{sentences}", lines)):
+        text = text.replace(slot, value)
+    return text.replace("{sentence}", trial.sentences[0]) if trial.sentences else text
 
 
-def spans_of(trial: Trial, default: SpanName) -> tuple[Span, ...]:
+def in_order(trial: Trial) -> tuple[str, ...]:
+    """The trial's sentences turned round by its order: the first of them stands at place `order`."""
+    cut = len(trial.sentences) - trial.order
+    return (*trial.sentences[cut:], *trial.sentences[:cut])
+
+
+def limit(trial: Trial, part: Prompt) -> int:
+    """The most tokens of a part's answer."""
+    return part.max_tokens if trial.sampling.max_tokens is None else trial.sampling.max_tokens
+
+
+# -- where an injection acts ------------------------------------------------------------------------------------------
+
+
+def spans_of(trial: Trial, default: SpanName, prompt: Prompt | None = None) -> tuple[Span, ...]:
     """One span for each injection. A control has none to say where, and takes its protocol's default."""
     named: list[SpanName] = [injection.span for injection in trial.injections] or [default]
-    return tuple(_span(trial, default if name == "protocol" else name) for name in named)
+    return tuple(_span(trial, default if name == "protocol" else name, prompt or trial.prompt) for name in named)
 
 
-def _span(trial: Trial, name: SpanName) -> Span:
+def _span(trial: Trial, name: SpanName, prompt: Prompt) -> Span:
+    last = len(prompt.turns) - 1
     if name == "prompt":
         return Span(stop="prompt_end")
     if name == "generated":
         return Span(start="prompt_end")
-    return Span(start=_anchor(trial.prompt, trial)) if name == "protocol" else Span()
+    if name == "question":
+        end = len(fill(prompt.turns[-1].text, trial))
+        return Span(start=Anchor(turn=last, char=0), stop=Anchor(turn=last, char=end))
+    return _marked(trial, prompt) if name == "protocol" else Span()
 
 
-def _anchor(prompt: Prompt, trial: Trial) -> Anchor | None:
-    """The character before the marker: in Lindsey 2025 the line break before the trial's line."""
+def _marked(trial: Trial, prompt: Prompt) -> Span:
+    """The tokens of `inject_on`; or from the character before `inject_from` on, in Lindsey 2025 the line break before
+    the trial's line; without either everywhere."""
+    if prompt.inject_on is not None:
+        turn, text = next((i, turn.text) for i, turn in enumerate(prompt.turns) if prompt.inject_on in turn.text)
+        return span_between(trial, turn, text[: text.index(prompt.inject_on)], prompt.inject_on)
     if prompt.inject_from is None:
-        return None
+        return Span()
     last = fill(prompt.turns[-1].text, trial)
-    return Anchor(turn=len(prompt.turns) - 1, char=last.index(fill(prompt.inject_from, trial)) - 1)
+    char = last.index(fill(prompt.inject_from, trial)) - 1
+    return Span(start=Anchor(turn=len(prompt.turns) - 1, char=char))
+
+
+def span_between(trial: Trial, turn: int, before: str, text: str) -> Span:
+    """The tokens of `text`, which stands in a turn behind `before`; both as the wording has them."""
+    start = len(fill(before, trial))
+    return Span(start=Anchor(turn=turn, char=start), stop=Anchor(turn=turn, char=start + len(fill(text, trial))))
+
+
+def sentence_span(trial: Trial, sentence: str) -> Span:
+    """The tokens of one of the trial's sentences where they are listed, without its number."""
+    turns = conversation(trial)
+    turn, text = next((i, turn.text) for i, turn in enumerate(turns) if sentence in turn.text)
+    start = text.index(sentence)
+    return Span(start=Anchor(turn=turn, char=start), stop=Anchor(turn=turn, char=start + len(sentence)))
+
+
+# -- log-probabilities ------------------------------------------------------------------------------------------------
 
 
 def log_odds(options: Mapping[str, float], yes: str, no: str) -> float | None:
@@ -73,6 +121,18 @@ def log_odds(options: Mapping[str, float], yes: str, no: str) -> float | None:
     if values[0] is None or values[1] is None or not all(map(math.isfinite, (values[0], values[1]))):
         return None
     return values[0] - values[1]
+
+
+def choice(options: Mapping[str, float], right: str) -> dict[str, float | None]:
+    """Of several options: the log-odds of the right one against the mean probability of the others that are known, and
+    whether it is the likeliest (a draw is half of it). Null where it is not known itself."""
+    known = [value for option, value in options.items() if option != right and math.isfinite(value)]
+    own = options.get(right)
+    if own is None or not math.isfinite(own) or not known:
+        return {"choice_logodds": None, "choice_first": None}
+    most = max(known)
+    mean = most + math.log(sum(math.exp(value - most) for value in known) / len(known))
+    return {"choice_logodds": own - mean, "choice_first": 1.0 if own > most else 0.5 if own == most else 0.0}
 
 
 def first_token(answer: Reply) -> dict[str, float | None]:
