@@ -110,7 +110,11 @@ Layers = Annotated[
 
 class ExperimentTable(_Table):
     protocol: str = Field(description='a shipped protocol, or one\'s own as "module:attribute"')
-    prompts: list[str] | None = Field(default=None, min_length=1, description="names of wordings; null: all of them")
+    prompts: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        description='names of wordings, or patterns such as "variant-*"; null: all but those that are optional',
+    )
     concepts: Words | None = Field(default=None, description="overrides the study's concepts")
     arms: list[Arm] = Field(default=["none", "concept"], min_length=1)
     layers: Layers = "all"
@@ -151,8 +155,17 @@ class Spec(_Table):
     stimuli: str | None = Field(
         default=None, description="a file of prompts; what it lacks comes from the shipped ones"
     )
+    sentences: Words | None = Field(
+        default=None, description="shown by the experiments that show some; null: the stimuli's own"
+    )
+    shading: Words = Field(
+        default="lindsey2025:control", description="words whose directions a reading of the item's is compared with"
+    )
     sampling: SamplingTable = SamplingTable()
     template: TemplateTable = TemplateTable()
+    contrasts: list[str] = Field(
+        default=[], description="shipped directions from matched sentences, used as items by name: shouting, ..."
+    )
     directions: dict[Name, DirectionTable] = {}
     experiments: list[ExperimentTable] = Field(min_length=1)
     grader: str = Field(default="rules", description='rules, or one\'s own as "module:function"')

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sweep import grading, protocols, stimuli, words
-from sweep.block import Block, prompt_identity
+from sweep.block import Block, Draws, prompt_identity
 from sweep.grading import NamedGrader
 from sweep.models import SHIPPED, ModelError, ModelRequest, identify
 from sweep.spec import (
@@ -65,7 +66,11 @@ class _Resolver:
         self.stimuli = self._stimuli()
         self.template = self._template()
         self.baseline = self._words(self.spec.baseline, "baseline")
+        self.sentences = self.stimuli.sentences
+        if self.spec.sentences is not None:
+            self.sentences = self._words(self.spec.sentences, "sentences")
         self.sources = {name: self._source(name, table) for name, table in self.spec.directions.items()}
+        self.sources |= {name: self._contrast(name) for name in self.spec.contrasts}
         self.grader = self._grader()
         models = [self._model(i, table) for i, table in enumerate(self.spec.models)]
         self._unique([table.name for table in self.spec.models], "models")
@@ -171,6 +176,15 @@ class _Resolver:
             self.problems.append(f"{where}: needs positive and negative prompts, or a file")
         return Contrast(name=name, positive=tuple(table.positive), negative=tuple(table.negative))
 
+    def _contrast(self, name: str) -> Source | None:
+        if name in self.spec.directions:
+            self.problems.append(f"contrasts: {name!r} is also one of the directions; rename that")
+        try:
+            return words.contrast(name)
+        except KeyError as error:
+            self.problems.append(f"contrasts: {error.args[0]}")
+            return None
+
     def _model_blocks(self, model: Model) -> Iterator[Block]:
         for i, table in enumerate(self.spec.experiments):
             where = f"experiments[{i}]"
@@ -198,6 +212,7 @@ class _Resolver:
             self.problems.append(f"{where}.strengths: a strength stands twice; remove one")
         prompts = self._prompts(table, protocol, where)
         self._check(table, model, items, layers, where)
+        self._check_material(table, protocol, items, where)
         if not (items and prompts) or (arms and not layers):
             return
         shared = Block(
@@ -211,6 +226,11 @@ class _Resolver:
             mode=table.mode,
             vector_prompt=self.spec.vector_prompt or self.stimuli.vector_prompt,
             baseline=self.baseline,
+            sentences=self.sentences if protocol.sentences else (),
+            shading=self._words(self.spec.shading, "shading") if protocol.reads else (),
+            draws=Draws(
+                sentences=protocol.sentences, orders=protocol.orders, others=protocol.others, reads=protocol.reads
+            ),
             prompts=prompts,
             items=items,
             arms=("none",),
@@ -231,13 +251,15 @@ class _Resolver:
     def _items(self, table: ExperimentTable, where: str) -> tuple[str, ...]:
         own = self.spec.concepts if table.concepts is None else table.concepts
         items = self._words(own, "concepts" if table.concepts is None else f"{where}.concepts")
-        return (*items, *(name for name in self.spec.directions if name not in items))
+        return (*items, *(name for name in self.sources if name not in items))
 
     def _prompts(self, table: ExperimentTable, protocol: Protocol, where: str) -> tuple[Prompt, ...]:
         known = {prompt.name: prompt for prompt in self.stimuli.prompts(protocol.stimuli)}
         if not known:
             self.problems.append(f"{where}: the stimuli have no prompts in section {protocol.stimuli!r}")
-        names = list(known) if table.prompts is None else table.prompts
+        names = list(self.stimuli.usual(protocol.stimuli))
+        if table.prompts is not None:
+            names = [name for asked in table.prompts for name in fnmatch.filter(known, asked) or [asked]]
         self._unique(names, f"{where}.prompts")
         for name in names:
             if name not in known:
@@ -274,6 +296,20 @@ class _Resolver:
         for protocol, found in cells.items():
             if len(found) > 1:
                 self.problems.append(f"experiments: {protocol} declares {len(found)} different cells; declare one")
+
+    def _check_material(self, table: ExperimentTable, protocol: Protocol, items: tuple[str, ...], where: str) -> None:
+        if len(self.sentences) < protocol.sentences:
+            few = f"{table.protocol} shows {protocol.sentences} sentences and there are {len(self.sentences)}"
+            self.problems.append(f"{where}: {few}; name more under `sentences`")
+        if protocol.others and len(items) <= protocol.others:
+            few = f"{table.protocol} chooses among {protocol.others + 1} concepts and there are {len(items)}"
+            self.warnings.append(f"{where}: {few}: chance is higher")
+        for key, repeats in (("repeats", table.repeats), ("control_repeats", table.control_repeats)):
+            if repeats % protocol.orders and (key == "repeats" or "none" in table.arms):
+                orders = f"{table.protocol} has {protocol.orders} orders of its sentences"
+                self.warnings.append(
+                    f"{where}.{key}: {repeats}, and {orders}: give a multiple, or an order is favoured"
+                )
 
     def _check(
         self, table: ExperimentTable, model: Model, items: tuple[str, ...], layers: tuple[int, ...], where: str

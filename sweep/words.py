@@ -10,10 +10,13 @@ from importlib.resources import files
 
 from pydantic import TypeAdapter
 
+from sweep.trial import Contrast
+
 FILES = {"lindsey2025": "words.toml", "pocket": "pocket.toml"}
 
 Table = Mapping[str, "tuple[str, ...] | Mapping[str, tuple[str, ...]]"]
 _TABLE = TypeAdapter[Table](Table)
+_CONTRASTS = TypeAdapter(Mapping[str, Mapping[str, tuple[str, ...]]])
 
 
 def word_list(name: str) -> tuple[str, ...]:
@@ -32,7 +35,35 @@ def names() -> tuple[str, ...]:
 
 def category(word: str) -> str | None:
     """The category that a list puts the word in (the pocket model's first), or None. Case does not matter."""
-    return _categories().get(word.casefold())
+    return "contrast" if word in _contrasts() else _categories().get(word.casefold())
+
+
+def contrast(name: str) -> Contrast:
+    """A shipped direction that no single word names, from matched sentences. KeyError names the known ones."""
+    known = _contrasts()
+    if name not in known:
+        close = get_close_matches(name, known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise KeyError(f"no shipped contrast {name!r}.{hint} Known: {', '.join(known)}")
+    table = known[name]
+    return Contrast(name=name, positive=table["positive"], negative=table["negative"])
+
+
+def contrasts() -> tuple[str, ...]:
+    """The names of the shipped contrasts."""
+    return tuple(_contrasts())
+
+
+def names_of(item: str) -> tuple[str, ...]:
+    """What an answer may call an item: itself, or for a shipped contrast any of its names."""
+    table = _contrasts().get(item)
+    return (item,) if table is None else table["names"]
+
+
+@cache
+def _contrasts() -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+    text = files("sweep.data").joinpath("contrasts.toml").read_text("utf-8")
+    return _CONTRASTS.validate_python(tomllib.loads(text))
 
 
 @cache

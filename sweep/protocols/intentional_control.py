@@ -2,7 +2,7 @@
 
 The answer is the sentence itself and nothing is generated: one forward pass gives, at every layer, the mean cosine of
 the residual stream over the sentence's tokens with the word's direction (`cosine@<layer>`), and the mean of the same
-over the shading words (`shading@<layer>`). The wordings are the conditions and share their sentence, so they are paired.
+over the shading words (`shading@<layer>`). The wordings are the conditions; they share their sentence and are paired.
 """
 
 from __future__ import annotations
