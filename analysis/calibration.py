@@ -168,8 +168,9 @@ def _share(strata: pl.DataFrame, known: pl.DataFrame, verdict: bool, rng: np.ran
 def effective_labels(truth: np.ndarray, weight: np.ndarray, cluster: np.ndarray) -> float:
     """How many independent, equally weighted labels a weighted share is worth; with it a normal quantile is right.
 
-    Kish's (1965) (sum w)^2 / sum w^2 over his design effect of clusters at an ICC of .3, or p (1 - p) / SE^2 with the
-    cluster-robust SE if that is less, times (z / t_{K-1})^2 (Korn & Graubard 1998). `truth` is 0 or 1.
+    p (1 - p) / SE^2 with the cluster-robust SE, at most Kish's (1965) (sum w)^2 / sum w^2. Where the labels are all
+    alike that SE is 0 and says nothing: then it is Kish's over his design effect at an ICC of .3, as in `rates`. All
+    times (z / t_{K-1})^2 for K clusters (Korn & Graubard 1998). `truth` is 0 or 1.
     """
     _, member, sizes = np.unique(cluster, return_inverse=True, return_counts=True)
     clusters = len(sizes)
@@ -177,11 +178,12 @@ def effective_labels(truth: np.ndarray, weight: np.ndarray, cluster: np.ndarray)
         return 1e-9
     total = weight.sum()
     share = (weight * truth).sum() / total
-    cap = total**2 / (weight**2).sum() / (1 + ((sizes**2).sum() / len(truth) - 1) * ICC_FLOOR)
+    kish = total**2 / (weight**2).sum()
     sums = np.bincount(member, weight * (truth - share))
     variance = clusters / (clusters - 1) * (sums**2).sum() / total**2
-    measured = share * (1 - share) / variance if 0 < share < 1 and variance > 0 else np.inf
-    return float(min(cap, measured) * _adjustment(clusters))
+    if 0 < share < 1 and variance > 0:
+        return float(min(kish, share * (1 - share) / variance) * _adjustment(clusters))
+    return float(kish / (1 + ((sizes**2).sum() / len(truth) - 1) * ICC_FLOOR) * _adjustment(clusters))
 
 
 def _adjustment(clusters: int) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet as pq
 
+from sweep.grading import folder_of
 from sweep.plan import load as load_plan
 from sweep.rows import SCHEMA_VERSION
 from sweep.store import Store, records
@@ -71,7 +72,7 @@ def open_run(path: Path | str, grader: str = "rules") -> Run:
     if not parts:
         raise RunError(_empty(store))
     trials = _scan(store, parts)
-    graded = _parts(store, f"grades/{grader}")
+    graded = _parts(store, f"grades/{folder_of(grader)}")
     grades = _scan(store, graded) if graded else _no_grades()
     measures = grades.select(pl.col("measure").unique()).collect()["measure"].sort().to_list()
     planned = _planned(store)

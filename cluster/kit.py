@@ -105,7 +105,7 @@ def make_worker(files: Store, grader: str = "rules", serving: ServingFor = DEFAU
         return engine_for(model, DirectionBank(files, group_of(model, template)), serving.of(model.name))
 
     def resolve(engine: Engine, asked: Mapping[str, Injection], model: Model, template: Template) -> bytes:
-        return doses.resolve(engine, DirectionBank(files, group_of(model, template)), asked)
+        return doses.resolve(engine, DirectionBank(files, group_of(model, template)), template, asked)
 
     kit = Kit(
         engine=engine,

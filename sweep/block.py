@@ -176,14 +176,16 @@ class Block:
         return [self.source(item) for item in dict.fromkeys((*items, *self.shading))]
 
     def doses(self) -> list[Injection]:
-        """Every injection whose strength is a rule, each once; where it acts does not matter to its dose."""
+        """Every injection whose strength is a rule, as its dose is known (`as_dosed`), each once."""
         rules = [at for at, strength in enumerate(self.strengths) if isinstance(strength, StrengthRule)]
-        axes = [range(len(self.items)), range(len(self.arms)), range(len(self.layers)), rules, range(len(self.repeats))]
+        _, items, arms, layers, _, spans, repeats = (range(size) for size in self.shape)
         found = (
-            replace(injection, span="protocol")
-            for item, arm, layer, strength, repeat in itertools.product(*axes)
+            as_dosed(injection)
+            for item, arm, layer, strength, span, repeat in itertools.product(
+                items, arms, layers, rules, spans, repeats
+            )
             for injection in self._injections(
-                self.items[item], self.arms[arm], self.repeats[repeat], (0, item, arm, layer, strength, 0, repeat)
+                self.items[item], self.arms[arm], self.repeats[repeat], (0, item, arm, layer, strength, span, repeat)
             )
         )
         return list(dict.fromkeys(found))
@@ -333,6 +335,12 @@ def source_digest(source: Source) -> str:
 def _first(candidates: Sequence[str], many: int, what: str, *of: object) -> tuple[str, ...]:
     """The candidates that a hash puts first for this; which those are does not depend on how the list is written."""
     return tuple(heapq.nsmallest(many, candidates, key=lambda each: digest(what, [*of, each])))
+
+
+def as_dosed(injection: Injection) -> Injection:
+    """What a dose is known by. Where an injection acts does not change its norm, but it does what is measured of it."""
+    measured = isinstance(injection.strength, StrengthRule) and injection.strength.rule == "kl_of_concept"
+    return injection if measured else replace(injection, span="protocol")
 
 
 def nameless(source: Source) -> Source:

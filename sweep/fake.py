@@ -23,7 +23,7 @@ from sweep.engine import Call, Receipt, Reply
 from sweep.fake_subjects import SUBJECTS, answer, dice, digest, feel, options
 from sweep.trial import Anchor, Directions, Injection, Message, Model, Span, Template
 
-HIDDEN, BATCH, CONTEXT = 16, 64, 4096
+HIDDEN, BATCH, CONTEXT, VOCABULARY = 16, 64, 4096, 32
 DELAY = "SWEEP_FAKE_DELAY"
 
 _TOKEN = re.compile(r"\w+|[^\w\s]+|\s+")
@@ -97,7 +97,15 @@ class FakeEngine:
             rendered=asked.rendered,
             marked=tuple(_characters(asked, span) for span in asked.spans),
             receipt=self._receipt(call, asked, len(given)),
+            distribution=self._distribution(call) if call.distribution else None,
         )
+
+    def _distribution(self, call: Call) -> np.ndarray:
+        """Gaussian logits by hash of the text, moved |alpha| ||v|| along others by hash of each direction and layer."""
+        logits = _logits([message.text for message in call.messages])
+        for each in call.injections:
+            logits += abs(each.alpha) * self._norm(each) * _logits([each.direction, each.layer])
+        return (logits - np.log(np.exp(logits).sum())).astype(np.float32)
 
     def _receipt(self, call: Call, asked: Asked, generated: int) -> Receipt:
         fed = len(asked.tokens) + max(0, generated - 1)  # the last generated token is never fed back
@@ -185,6 +193,10 @@ def _characters(asked: Asked, span: tuple[int, int | None]) -> tuple[int, int | 
         return asked.tokens[position][0] if position < len(asked.tokens) else len(asked.rendered)
 
     return at(span[0]), None if span[1] is None else at(span[1])
+
+
+def _logits(of: object) -> np.ndarray:
+    return np.random.default_rng(digest("logits", of)).standard_normal(VOCABULARY)
 
 
 def _gaussian(template: Template, prompt: str, layer: int) -> np.ndarray:

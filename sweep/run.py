@@ -19,15 +19,18 @@ from sweep import events, store
 from sweep.block import Block
 from sweep.engine import EngineDead, EngineUnavailable, InjectionContradiction
 from sweep.events import EventLog
+from sweep.grading import RULES
 from sweep.plan import in_order, parse_shard
 from sweep.pool import Pool, ReplicaLost
 from sweep.scheduler import Budgets, Lease, RunFailed, Scheduler, Shard, Stage
 from sweep.store import Record, Store, StoreError
+from sweep.trial import StrengthRule
 from sweep.updates import Kind, Landed, OnProgress, Started, Summary, Trouble
 from sweep.worker import Done, Finished, direction_name, dose_name, group_of
 
 TICK = 1.0  # seconds at most between two looks at the events to be written
 DOSES_PER_LEASE = 4096  # a number each
+MEASURED_PER_LEASE = 64  # doses that are measured, each at dozens of forward passes
 DIRECTIONS_PER_LEASE = 64  # their file is held in memory: at 80 layers of 8192, 170 MB
 CONTRADICTIONS = 2  # replicas: one may be a broken machine, two are a broken program
 CANCEL = 5.0  # seconds that abandoned leases have to end
@@ -43,7 +46,7 @@ async def drive(
     pool: Pool,
     on_progress: OnProgress,
     *,
-    grades: str = "grades/rules",
+    grades: str = RULES,
     budgets: Budgets | None = None,
 ) -> Summary:
     """Run the asked blocks to their end. The pool stays open.
@@ -69,7 +72,7 @@ def start(
     blocks: Sequence[Block],
     open_pool: Callable[[], Awaitable[Pool]],
     on_progress: OnProgress,
-    grades: str = "grades/rules",
+    grades: str = RULES,
 ) -> Summary:
     """Open a pool, drive it, close it: for a caller without an event loop.
 
@@ -104,7 +107,7 @@ class Driver:
     async def all_stages(self, blocks: Sequence[Block]) -> None:
         """Each stage is what is asked minus what is committed."""
         await self._stage("directions", list(_directions(blocks)), "directions", per_lease=DIRECTIONS_PER_LEASE)
-        await self._stage("doses", list(_doses(blocks)), "doses", per_lease=DOSES_PER_LEASE)
+        await self._stage("doses", list(_doses(blocks)), "doses", per_lease=_doses_per_lease(blocks))
         group = {block.key: group_of(block.model, block.template) for block in blocks}
         shards = [Shard(name=name, group=group[parse_shard(name)[0]]) for name in in_order(blocks)]
         await self._stage("trials", shards, "trials", trials=sum(block.size for block in blocks))
@@ -279,6 +282,11 @@ def _doses(blocks: Iterable[Block]) -> Iterator[Shard]:
     for group, same in _groups(blocks).items():
         names = dict.fromkeys(dose_name(group, injection) for block in same for injection in block.doses())
         yield from (Shard(name=name, group=group) for name in names)
+
+
+def _doses_per_lease(blocks: Iterable[Block]) -> int:
+    rules = {each.rule for block in blocks for each in block.strengths if isinstance(each, StrengthRule)}
+    return MEASURED_PER_LEASE if "kl_of_concept" in rules else DOSES_PER_LEASE
 
 
 def _groups(blocks: Iterable[Block]) -> dict[str, list[Block]]:

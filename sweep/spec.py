@@ -62,7 +62,7 @@ class TemplateTable(_Table):
 class RuleTable(_Table):
     """A strength that is resolved from what was measured."""
 
-    rule: Literal["norm_of_concept"]
+    rule: Literal["norm_of_concept", "kl_of_concept"]
     at: Alpha
 
 

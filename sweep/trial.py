@@ -159,6 +159,7 @@ class Dose:
 
     alpha: float | None
     reason: str | None = None
+    kl: float | None = None  # nats that alpha is to come to, where the rule measures it
 
 
 @dataclass(frozen=True, kw_only=True)

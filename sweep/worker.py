@@ -12,7 +12,7 @@ from numbers import Real
 from typing import Any
 
 from sweep import rows, store
-from sweep.block import Block, canonical, source_digest
+from sweep.block import Block, as_dosed, canonical, source_digest
 from sweep.engine import Engine, EngineDead, EngineUnavailable, InjectionContradiction
 from sweep.grading import NamedGrader
 from sweep.grading import stage as grading
@@ -70,8 +70,8 @@ def direction_name(group: str, source: Source) -> str:
 
 
 def dose_name(group: str, injection: Injection) -> str:
-    """The same for a dose; where an injection acts does not change how strong it is."""
-    return f"{group}-{digest('dose', canonical(replace(injection, span='protocol')))}"
+    """The same for a dose."""
+    return f"{group}-{digest('dose', canonical(as_dosed(injection)))}"
 
 
 class Worker:

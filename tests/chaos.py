@@ -25,6 +25,7 @@ from pathlib import Path
 
 from sweep import plan, rows, store
 from sweep.block import Block
+from sweep.grading import RULES
 from sweep.progress import silent
 from sweep.store import Store, open_run
 from tests.toys import MODEL, PROMPT, block
@@ -161,7 +162,7 @@ def count(files: Store, faults: int, asked: Sequence[Block]) -> Result:
     blocks = plan.difference(asked, [])
     planned = Counter(trial.id for b in blocks for number in range(b.shards) for trial in b.trials(number))
     read = _ids(files, [record["file"] for record in store.records(files, "trials").values()])
-    graded = set(_ids(files, [record["file"] for record in store.records(files, "grades/rules").values()]))
+    graded = set(_ids(files, [record["file"] for record in store.records(files, RULES).values()]))
     naive = _ids(files, files.list("trials"))
     return Result(
         faults=faults,

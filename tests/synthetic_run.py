@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from sweep.engine import Receipt, Reply
+from sweep.grading import RULES
 from sweep.rows import GRADES, TRIALS, grade_row, to_parquet, trial_row
 from sweep.store import Store, publish
 from sweep.trial import (
@@ -91,7 +92,7 @@ def _commit(store: Store, shard: str, outcomes: Sequence[Outcome], graded: bool)
     publish(store, "trials", shard, to_parquet(rows, TRIALS), "parquet", {"rows": len(rows)})
     if graded:
         verdicts = [grade_row(grade, "rules") for each in outcomes for grade in _grades(each)]
-        publish(store, "grades/rules", shard, to_parquet(verdicts, GRADES), "parquet", {"rows": len(verdicts)})
+        publish(store, RULES, shard, to_parquet(verdicts, GRADES), "parquet", {"rows": len(verdicts)})
 
 
 def _protocol(name: str) -> Protocol:

@@ -8,7 +8,7 @@ import pytest
 from cluster.directions import realise
 from cluster.doses import read, resolve
 from sweep.fake import FakeEngine
-from sweep.trial import Contrast, Direction, Injection, Source, StrengthRule
+from sweep.trial import Contrast, Direction, Injection, Source, StrengthRule, Template
 from tests.toys import MODEL
 
 CONCEPT = Contrast(name="tea", positive=("tea",), negative=("a",))
@@ -28,7 +28,7 @@ def directions(direction: Direction) -> np.ndarray:
 
 def alpha(direction: Direction, **settings: object) -> tuple[float | None, str | None]:
     injection = Injection(direction=direction, layer=1, strength=RULE, **settings)  # type: ignore[arg-type]
-    dose = read(resolve(FakeEngine(MODEL, directions), directions, {"x": injection}))["x"]
+    dose = read(resolve(FakeEngine(MODEL, directions), directions, Template(), {"x": injection}))["x"]
     return dose.alpha, dose.reason
 
 

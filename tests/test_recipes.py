@@ -12,6 +12,7 @@ import pytest
 
 from sweep.__main__ import main, parser
 from sweep.engine import Engine
+from sweep.grading import RULES
 from sweep.models import ModelRequest, identify
 from sweep.trial import Template
 
@@ -72,7 +73,7 @@ def test_another_grader_reads_what_is_there_and_runs_no_model(recipes: Path) -> 
     (recipes / "study.toml").write_text(SPEC.replace('grader = "recipe_grader:grade"', ""))
     assert main(["run", "study.toml", "--in-process"]) == 0
     assert sorted(path.name for path in (recipes / "runs/recipes/trials").iterdir()) == trials
-    assert any((recipes / "runs/recipes/grades/rules").iterdir())
+    assert any((recipes / "runs/recipes" / RULES).iterdir())
 
 
 def test_an_engine_answers_to_its_seam() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from sweep import events, store
 from sweep.engine import EngineDead, EngineUnavailable, InjectionContradiction
+from sweep.grading import RULES
 from sweep.plan import add, in_order, load, retry
 from sweep.pool import InProcessPool, ReplicaLost
 from sweep.run import drive
@@ -56,7 +57,7 @@ async def test_what_is_missing_is_done_and_nothing_else(tmp_path: Path) -> None:
     gone = [path for path in files.list("commits/trials") if path.endswith("000001.json")]
     for path in gone:
         files.delete(path)
-        files.delete(path.replace("trials", "grades/rules"))
+        files.delete(path.replace("trials", RULES))
     engine = ToyEngine(toys.MODEL)
     await run(files, planned, kit(engine))
     assert len(engine.calls) == 2 * (5 + 4)

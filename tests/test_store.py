@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from sweep import store
+from sweep.grading import RULES
 from sweep.store import Store, StoreError, open_run, publish, read_part, records
 
 
@@ -83,9 +84,9 @@ def test_the_first_part_counts_and_the_second_is_gone(files: Store) -> None:
 
 def test_a_stage_inside_another_is_its_own(files: Store) -> None:
     publish(files, "grades", "a-000001", b"one", "parquet", {})
-    publish(files, "grades/rules", "a-000002", b"one", "parquet", {})
+    publish(files, RULES, "a-000002", b"one", "parquet", {})
     assert list(records(files, "grades")) == ["a-000001"]
-    assert list(records(files, "grades/rules")) == ["a-000002"]
+    assert list(records(files, RULES)) == ["a-000002"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"on", b"oneone", b"eno"])

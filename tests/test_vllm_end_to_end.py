@@ -20,6 +20,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed: make test installs it
 from analysis.load import open_run
 from sweep import plan
 from sweep.__main__ import main
+from sweep.grading import RULES
 from sweep.serving import leases_in_flight, parse
 from sweep.store import Store, records
 from tests.test_vllm import pytestmark
@@ -342,7 +343,7 @@ def test_a_core_that_is_killed_costs_a_replica_and_no_trial(tmp_path: Path) -> N
     files = Store(tmp_path / "run")
     wanted = {trial.id for b in plan.load(files).blocks for number in range(b.shards) for trial in b.trials(number)}
     assert Counter(row["trial"] for row in table(files)) == Counter(wanted)
-    grades = Counter((row["trial"], row["measure"]) for row in table(files, "grades/rules"))
+    grades = Counter((row["trial"], row["measure"]) for row in table(files, RULES))
     assert set(grades.values()) == {1}
     assert {trial for trial, _ in grades} == wanted
     assert found["vllm"]

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from sweep import store
 from sweep.engine import EngineDead, InjectionContradiction, Receipt, Reply
+from sweep.grading import RULES
 from sweep.grading.stage import outcome_from_row
 from sweep.progress import Progress
 from sweep.store import records
@@ -88,7 +89,7 @@ async def test_what_a_protocol_raises_is_that_trials_row(tmp_path: Path) -> None
     assert (summary.exit_code, summary.ok, summary.error) == (0, 20, 20)
     reasons = {(row["item"], row["status"], row["reason"]) for row in table(files)}
     assert reasons == {("ocean", "ok", None), ("boom", "error", "KeyError: 'boom'")}
-    assert {row["verdict"] for row in table(files, "grades/rules")} >= {None}
+    assert {row["verdict"] for row in table(files, RULES)} >= {None}
     assert_every_trial_once(files, planned.blocks)
 
 
@@ -175,14 +176,14 @@ async def test_an_engine_that_breaks_is_replaced_until_the_budget_is_spent(tmp_p
 async def test_grades_that_a_crash_left_out_are_made_from_the_rows(tmp_path: Path) -> None:
     files, planned = new_run(tmp_path, [block(items=("ocean", "boom")), controls()])
     await run(files, planned)
-    before = sorted(str(sorted(row.items())) for row in table(files, "grades/rules"))
+    before = sorted(str(sorted(row.items())) for row in table(files, RULES))
     for path in files.list("commits/grades"):
         files.delete(path)
     engine = ToyEngine(toys.MODEL)
     summary = await run(files, planned, kit(engine))
     assert not engine.calls
     assert summary.ungraded == 0
-    assert sorted(str(sorted(row.items())) for row in table(files, "grades/rules")) == before
+    assert sorted(str(sorted(row.items())) for row in table(files, RULES)) == before
 
 
 async def test_outcomes_survive_being_rows(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from sweep import plan, rows, store
 from sweep.block import Block
 from sweep.engine import Call, Engine, Reply
 from sweep.fake import FakeEngine
-from sweep.grading import NamedGrader
+from sweep.grading import RULES, NamedGrader
 from sweep.pool import InProcessPool
 from sweep.run import drive
 from sweep.store import Store, open_run
@@ -150,7 +150,7 @@ def resolve(engine: Engine, asked: Mapping[str, Injection], model: Model, templa
     return "\n".join(asked).encode()
 
 
-GRADER = NamedGrader(name="toy-1", stage="grades/rules", grade=grade)
+GRADER = NamedGrader(name="toy-1", stage=RULES, grade=grade)
 Factory = Callable[[Model, Template], ToyEngine]
 
 
@@ -184,7 +184,7 @@ def assert_every_trial_once(files: Store, blocks: Sequence[Block]) -> None:
     """In trials and in grades, by the commit records; and each record's rows are the file's."""
     wanted = Counter(trial.id for b in blocks for number in range(b.shards) for trial in b.trials(number))
     assert set(wanted.values()) == {1}
-    for stage in ("trials", "grades/rules"):
+    for stage in ("trials", RULES):
         assert Counter(row["trial"] for row in table(files, stage)) == wanted, stage
 
 

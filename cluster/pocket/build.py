@@ -8,10 +8,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cluster.pocket.conversations import LAYERS, STIMULI, TASKS, teach_pocket
+from cluster.pocket.conversations import TASKS
 from cluster.pocket.language import CHAT_TEMPLATE, END, PAD, SPECIAL, Language, Words, capital, render
+from cluster.pocket.lessons import LESSONS
+from cluster.pocket.rows import LAYERS, STIMULI
 
-VOCABULARY = 1600
+VOCABULARY = 2200
 
 
 def make_tokenizer(language: Language) -> PreTrainedTokenizerFast:
@@ -20,9 +22,9 @@ def make_tokenizer(language: Language) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     pairs = [language.pair() for _ in range(6000)]
-    rows = [row for task, _ in TASKS for _ in range(40) for row in task(language.rng, language.words, teach_pocket, 8)]
+    rows = [row for task, _ in TASKS for _ in range(40) for row in task(language, LESSONS["pocket"], 8)]
     texts = [text for pair in pairs for text in pair] + [text for row in rows for text in (row.prompt, row.answer)] * 4
-    spellings = [spelling for word in language.words.all for spelling in (f" {word}", capital(word))]
+    spellings = [spelling for word in language.words.all for spelling in spelled(word)]
     texts += spellings * 200  # often enough to become one piece each
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
@@ -57,22 +59,27 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def spelling_pairs(tokenizer: PreTrainedTokenizerFast, words: Words) -> Tensor:
-    """[n, 2]: the pieces " word" and "Word", for the words that have both."""
-    pairs = [(tokenizer(f" {word}")["input_ids"], tokenizer(capital(word))["input_ids"]) for word in words.all]
-    return torch.tensor([(low[0], high[0]) for low, high in pairs if len(low) == len(high) == 1])
+def spelled(word: str) -> tuple[str, str, str]:
+    """As it stands inside a sentence, at the beginning of one, and alone as a turn."""
+    return f" {word}", capital(word), word
+
+
+def spellings_of(tokenizer: PreTrainedTokenizerFast, words: Words) -> Tensor:
+    """[n, 3]: the pieces of each word's spellings, for the words that have one piece for each."""
+    pieces = [[tokenizer(text)["input_ids"] for text in spelled(word)] for word in words.all]
+    return torch.tensor([[ids[0] for ids in each] for each in pieces if all(len(ids) == 1 for ids in each)])
 
 
 @torch.no_grad()
-def share_spellings(weight: Tensor, pairs: Tensor) -> None:
-    """Keeps each word's two embeddings one offset apart, the same for all words.
+def share_spellings(weight: Tensor, spellings: Tensor) -> None:
+    """Keeps each word's embeddings fixed offsets apart, the same for all words.
 
     Large models learn from much text that a capital changes no meaning. Without it, the names of words that were never
     reported are not found: a vector holds the word that begins an answer, and a report has it inside a sentence.
     """
-    low, high = weight[pairs[:, 0]], weight[pairs[:, 1]]
-    middle, half = (low + high) / 2, (high - low).mean(0) / 2
-    weight[pairs[:, 0]], weight[pairs[:, 1]] = middle - half, middle + half
+    each = weight[spellings]  # [n, 3, d]
+    middle = each.mean(1, keepdim=True)
+    weight[spellings] = middle + (each - middle).mean(0)
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:

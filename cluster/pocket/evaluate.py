@@ -2,115 +2,56 @@
 
 import argparse
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
+from statistics import mean
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cluster.pocket import path
-from cluster.pocket.conversations import LAYERS, NO, QUESTIONS, STIMULI, UNUSUAL, USUAL, YES, rendered
-from cluster.pocket.inject import Injector, concept_vectors, first_token
-from cluster.pocket.language import Words, read_words, render
+from cluster.pocket.conversations import (
+    HOW,
+    MEANT,
+    NO,
+    QUESTIONS,
+    UNUSUAL,
+    USUAL,
+    YES,
+    choice_row,
+    compared,
+    control_row,
+    explain_row,
+    line_row,
+    prefill_row,
+    report_row,
+)
+from cluster.pocket.generate import Subject, answers, cosines, load
+from cluster.pocket.inject import Change, noise
+from cluster.pocket.language import capital, read_material, render
+from cluster.pocket.lessons import Where
+from cluster.pocket.rows import LAYERS, STIMULI, Injection, Row, wordings
 
 STRENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0, 8.0)
-CHUNK = 256  # rows generated at once
+TWO = (0.5, 1.0)  # strengths of the experiments that read lines
 
 
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    prompt: str
-    start: int  # character the injection starts at
-    word: str = ""  # whose vector it is
-    layer: int = 0
-    strength: float = 0.0
-    direction: Tensor | None = None  # None: nothing is injected
-    prefill: str = ""
+def table(title: str, columns: Iterable[object], rows: Iterable[Sequence[object]]) -> str:
+    names = [str(column) for column in columns]
+    lines = [title, "", "| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    model: LlamaForCausalLM
-    tokenizer: PreTrainedTokenizerFast
-    injector: Injector
-    words: Words
-    vectors: dict[str, Tensor]  # word -> [layers, d], of length one
+def share(found: Iterable[bool]) -> str:
+    return f"{mean(map(float, found)):.2f}"
 
 
-def load(directory: Path) -> Subject:
-    """Rounded weights, computed in float32, as everything that uses them will."""
-    torch.set_num_threads(1)
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    injector, words = Injector(model), read_words()
-    return Subject(
-        model=model,
-        tokenizer=tokenizer,
-        injector=injector,
-        words=words,
-        vectors=concept_vectors(model, tokenizer, injector, words),
-    )
+def injected(word: str, layer: int, strength: float) -> Injection | None:
+    return Injection(layer=layer, strength=strength, word=word) if strength else None
 
 
-@torch.no_grad()
-def answers(subject: Subject, probes: list[Probe], temperature: float = 0.0, limit: int = 16) -> list[str]:
-    """Each probe's answer, cut at the end token; greedy at temperature 0."""
-    encoded = [subject.tokenizer(probe.prompt, return_offsets_mapping=True) for probe in probes]
-    starts = [first_token(e["offset_mapping"], p.start) for e, p in zip(encoded, probes, strict=True)]
-    prompts = [e["input_ids"] + subject.tokenizer(p.prefill)["input_ids"] for e, p in zip(encoded, probes, strict=True)]
-    by_length: dict[int, list[int]] = {}
-    for i, ids in enumerate(prompts):
-        by_length.setdefault(len(ids), []).append(i)
-    texts: dict[int, str] = {}
-    for group in by_length.values():
-        for first in range(0, len(group), CHUNK):
-            chunk = group[first : first + CHUNK]
-            set_injection(subject, [probes[i] for i in chunk], [starts[i] for i in chunk])
-            new = generate(subject, torch.tensor([prompts[i] for i in chunk]), temperature, limit)
-            texts.update(zip(chunk, subject.tokenizer.batch_decode(new), strict=True))
-    return [texts[i].split("<|end|>")[0] for i in range(len(probes))]
-
-
-def set_injection(subject: Subject, probes: list[Probe], starts: list[int]) -> None:
-    zero = torch.zeros(subject.model.config.hidden_size)
-    subject.injector.set(
-        torch.tensor([p.layer for p in probes]),
-        torch.tensor([p.strength for p in probes]),
-        torch.stack([zero if p.direction is None else p.direction for p in probes]),
-        torch.tensor(starts),
-    )
-
-
-def generate(subject: Subject, ids: Tensor, temperature: float, limit: int) -> Tensor:
-    cache, new, given, ended = None, [], ids, torch.zeros(len(ids), 1, dtype=torch.bool)
-    subject.injector.offset = 0
-    for _ in range(limit):
-        out = subject.model(given, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        subject.injector.offset += given.shape[1]
-        cache, logits = out.past_key_values, out.logits[:, -1]
-        likely = logits.argmax(-1, keepdim=True)
-        given = torch.multinomial((logits / temperature).softmax(-1), 1) if temperature else likely
-        new.append(given)
-        ended = ended | (given == subject.tokenizer.eos_token_id)
-        if ended.all():
-            break
-    subject.injector.clear()
-    return torch.cat(new, dim=1)
-
-
-Arm = Callable[[Tensor], Tensor]  # a concept's direction -> the one injected
-
-
-def concept(direction: Tensor) -> Tensor:
-    return direction
-
-
-def random(direction: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(torch.randn(direction.shape), dim=0)
+# -- detection ---------------------------------------------------------------------------------------------------------
 
 
 def shuffled(direction: Tensor) -> Tensor:
@@ -121,30 +62,6 @@ def negated(direction: Tensor) -> Tensor:
     return -direction
 
 
-def probe(
-    subject: Subject,
-    rng: Random,
-    prompt: dict[str, Any],
-    word: str,
-    layer: int,
-    strength: float,
-    *,
-    arm: Arm = concept,
-    question: str = "",
-    prefill: str = "",
-) -> Probe:
-    text, start = rendered(prompt, trial=rng.randint(1, 10), question=question)
-    return Probe(
-        prompt=text,
-        start=start,
-        word=word,
-        layer=layer,
-        strength=strength,
-        direction=arm(subject.vectors[word][layer]) if strength else None,
-        prefill=prefill,
-    )
-
-
 def matches(template: str, text: str) -> str | None:
     """The word a well-formed answer names ("" where it has none to name), or None for any other text."""
     pattern = re.escape(template).replace(r"\ about\ \{word\}", "(?: about ([a-z]+))?")
@@ -152,53 +69,169 @@ def matches(template: str, text: str) -> str | None:
     return None if found is None else "".join(group or "" for group in found.groups())
 
 
-def rates(probes: list[Probe], texts: list[str], yes: str, no: str) -> tuple[float, float, float]:
+def rates(words: Sequence[str], texts: Sequence[str], yes: str, no: str) -> tuple[float, float, float]:
+    """Yes, yes with the right word, broken text."""
     named = [matches(yes, text) for text in texts]
-    broken = sum(name is None and matches(no, text) is None for name, text in zip(named, texts, strict=True))
-    right = sum(name == p.word for name, p in zip(named, probes, strict=True))
-    return sum(name is not None for name in named) / len(probes), right / len(probes), broken / len(probes)
+    broken = [name is None and matches(no, text) is None for name, text in zip(named, texts, strict=True)]
+    right = [name == word for name, word in zip(named, words, strict=True)]
+    return mean(name is not None for name in named), mean(right), mean(broken)
 
 
-def grid(subject: Subject, arm: Arm, temperature: float = 0.0) -> str:
-    """Rates over the held-out concepts, each under a wording and a trial drawn for it: yes, right word, broken text."""
-    rng, wordings, words = Random(11), STIMULI["injected_thought"], subject.words.heldout
+def asked(subject: Subject, rng: Random, word: str, layer: int, strength: float, *, prefill: str = "") -> Row:
+    """A detection under a wording and with a trial's number drawn for it."""
+    prompt = rng.choice(wordings("injected_thought"))
+    return report_row(prompt, "", injected(word, layer, strength), prefill=prefill, trial=rng.randint(1, 10))
+
+
+def grid(subject: Subject, title: str, *, change: Change | None, temperature: float) -> str:
+    """A table of yes / right word, and one of broken text, over the held-out concepts."""
+    rng, words = Random(11), subject.words.heldout
     cells = [(layer, strength) for layer in range(LAYERS) for strength in STRENGTHS]
-    probes = [probe(subject, rng, rng.choice(wordings), word, *at, arm=arm) for at in cells for word in words]
-    texts = answers(subject, probes, temperature)  # all at once: batches that are worth their overhead
-    lines = ["layer | " + " | ".join(f"{s:^14}" for s in STRENGTHS)]
-    for i, (layer, strength) in enumerate(cells):
-        part = slice(i * len(words), (i + 1) * len(words))
-        lines += [f"{layer:5}"] if strength == STRENGTHS[0] else []
-        lines[-1] += " | {:.2f} {:.2f} {:.2f}".format(*rates(probes[part], texts[part], YES, NO))
-    return "\n".join(lines)
+    rows = [asked(subject, rng, word, *at) for at in cells for word in words]
+    texts = answers(subject, rows, change=change, temperature=temperature)
+    found = {cell: rates(words, texts[i * len(words) : (i + 1) * len(words)], YES, NO) for i, cell in enumerate(cells)}
+    columns = ("layer", *STRENGTHS)
+    both = [
+        (layer, *(f"{found[layer, s][0]:.2f} / {found[layer, s][1]:.2f}" for s in STRENGTHS)) for layer in range(LAYERS)
+    ]
+    broken = [(layer, *(f"{found[layer, s][2]:.2f}" for s in STRENGTHS)) for layer in range(LAYERS)]
+    return (
+        table(f"{title}: yes / yes with the right word", columns, both) + "\n" + table("broken text", columns, broken)
+    )
 
 
 def controls(subject: Subject, temperature: float, repeats: int) -> str:
     rng, lines = Random(12), []
-    for prompt in STIMULI["injected_thought"]:
-        probes = [probe(subject, rng, prompt, "", 0, 0.0) for _ in range(repeats)]
-        yes, _, broken = rates(probes, answers(subject, probes, temperature), YES, NO)
-        lines.append(f"{prompt['name']}: yes {yes:.4f}, broken {broken:.4f} of {repeats}")
-    return "; ".join(lines)
+    for prompt in wordings("injected_thought"):
+        rows = [report_row(prompt, "", None, trial=rng.randint(1, 10)) for _ in range(repeats)]
+        yes, _, broken = rates([""] * repeats, answers(subject, rows, temperature=temperature), YES, NO)
+        lines.append(f"{prompt['name']} {yes:.3f} (broken {broken:.3f})")
+    return f"Nothing injected, temperature {temperature}: yes in {', '.join(lines)} of {repeats} each."
 
 
-def others(subject: Subject, layer: int, strength: float) -> str:
-    """The other conversations, on held-out concepts, with (strength > 0) or without an injection."""
-    rng, words = Random(13), subject.words.heldout
-    open_ = [probe(subject, rng, p, word, layer, strength) for p in STIMULI["open_question"] for word in words]
-    asked = [(q, a) for q, a in QUESTIONS[:10] for _ in range(12)]
-    trial = STIMULI["yes_bias"]
-    bias = [probe(subject, rng, trial, rng.choice(words), layer, strength, question=q) for q, _ in asked]
-    wordings = STIMULI["injected_thought"]
-    forced = [probe(subject, rng, rng.choice(wordings), w, layer, strength, prefill=YES.split(" {")[0]) for w in words]
-    said, named = answers(subject, bias), answers(subject, forced, limit=4)
-    seen, right, broken = rates(open_, answers(subject, open_), UNUSUAL, USUAL)
-    return (
-        f"open question yes {seen:.2f} right {right:.2f} broken {broken:.2f}; "
-        f"yes-bias yes {sum(t.startswith('Yes') for t in said) / len(said):.2f}, "
-        f"exactly right {sum(t == a for t, (_, a) in zip(said, asked, strict=True)) / len(said):.2f}; "
-        f"forced identification {sum(t == f' {w}.' for t, w in zip(named, words, strict=True)) / len(words):.2f}"
-    )
+def others(subject: Subject) -> str:
+    """The open question, the yes bias and forced identification, at layer 4."""
+    rng, words, lines = Random(13), subject.words.heldout, []
+    for strength in (0.0, 0.5, 1.0, 1.5):
+        prompts = [(prompt, word) for prompt in wordings("open_question") for word in words]
+        open_ = [report_row(prompt, "", injected(word, 4, strength)) for prompt, word in prompts]
+        seen, right, _ = rates([word for _, word in prompts], answers(subject, open_), UNUSUAL, USUAL)
+        bias = [
+            report_row(STIMULI["yes_bias"], answer, injected(rng.choice(words), 4, strength), trial=3, question=text)
+            for text, answer in QUESTIONS[:10]
+            for _ in range(12)
+        ]
+        said = answers(subject, bias)
+        true = share(text == row.answer for text, row in zip(said, bias, strict=True))
+        forced = [asked(subject, rng, word, 4, strength, prefill=YES.split(" {")[0]) for word in words]
+        named = answers(subject, forced, limit=4)
+        forced_right = share(text == f" {word}." for text, word in zip(named, words, strict=True))
+        yes = share(text.startswith("Yes") for text in said)
+        lines.append((strength, f"{seen:.2f} / {right:.2f}", f"{yes} / {true}", forced_right))
+    columns = ("strength", "open question: yes / right word", "yes bias: yes / exactly right", "forced identification")
+    return table("Other conversations, layer 4, greedy", columns, lines)
+
+
+# -- what is read under an injection -----------------------------------------------------------------------------------
+
+
+def noun_of(subject: Subject, sentence: str) -> str:
+    return next(word for word in re.findall("[a-z]+", sentence) if word in subject.words.category)
+
+
+def thought_or_text(subject: Subject, temperature: float) -> str:
+    rng, words, lines = Random(15), subject.words.heldout, []
+    for layer, strength in [(0, 0.0), *((layer, s) for layer in range(LAYERS) for s in TWO)]:
+        cases = [(rng.choice(read_material().sentences), word, injected(word, layer, strength)) for word in words]
+        said = answers(
+            subject, [line_row("report", line, "", how) for line, _, how in cases], temperature=temperature, limit=4
+        )
+        again = answers(
+            subject, [line_row("repeat", line, line, how) for line, _, how in cases], temperature=temperature
+        )
+        named = [text == f"{capital(word)}." for text, (_, word, _) in zip(said, cases, strict=True)]
+        read = [text == f"{capital(noun_of(subject, line))}." for text, (line, _, _) in zip(said, cases, strict=True)]
+        repeated = [text == line for text, (line, _, _) in zip(again, cases, strict=True)]
+        both = [a and b for a, b in zip(named, repeated, strict=True)]
+        lines.append((*cell(layer, strength), share(named), share(read), share(repeated), share(both)))
+    columns = ("layer", "strength", "names the concept", "names the line's noun", "repeats the line", "both")
+    return table("Thought or text", columns, lines)
+
+
+def cell(layer: int, strength: float) -> tuple[object, object]:
+    return (layer, strength) if strength else ("none", 0)
+
+
+def prefill(subject: Subject, temperature: float) -> str:
+    """Yes where nothing is injected, and by layer where the word's own vector, another's, or either too late."""
+
+    def yes(cases: list[tuple[str, str, Injection | None]], where: Where = "line") -> str:
+        rows = [prefill_row(line, word, True, how, where) for line, word, how in cases]
+        return share(
+            text == MEANT.format(word=word)
+            for text, (_, word, _) in zip(answers(subject, rows, temperature=temperature), cases, strict=True)
+        )
+
+    rng, words, lines = Random(16), subject.words.heldout, []
+    drawn = [(rng.choice(read_material().sentences), word) for word in words for _ in range(2)]
+    others_ = [rng.choice([other for other in words if other != word]) for _, word in drawn]
+    nothing = yes([(line, word, None) for line, word in drawn])
+    own = yes([(line, noun_of(subject, line), None) for line, _ in drawn])
+    for layer, strength in ((layer, s) for layer in range(LAYERS) for s in TWO):
+        match = [(line, word, injected(word, layer, strength)) for line, word in drawn]
+        other = [(c[0], c[1], injected(o, layer, strength)) for c, o in zip(match, others_, strict=True)]
+        said = explained(subject, match, temperature)
+        lines.append((layer, strength, yes(match), yes(other), yes(match, "question"), said))
+    columns = ("layer", "strength", "its own vector", "another word's", "its own, on the question", "explains a yes")
+    title = f"Prefill, yes (nothing injected: {nothing}; nothing injected and the word is the line's noun: {own})"
+    return table(title, columns, lines)
+
+
+def explained(subject: Subject, cases: list[tuple[str, str, Injection | None]], temperature: float) -> str:
+    rows = [explain_row(line, word, True, how) for line, word, how in cases]
+    texts = answers(subject, rows, temperature=temperature)
+    return share(text == HOW.format(word=word) for text, (_, word, _) in zip(texts, cases, strict=True))
+
+
+def placed(subject: Subject, section: str, many: int, temperature: float) -> str:
+    """Localization (five sentences) or strength comparison (two): the right number, by wording."""
+    rng, words, lines = Random(17), subject.words.heldout, []
+    names = [prompt["name"] for prompt in wordings(section)]
+    drawn = [(word, at, rng.sample(read_material().sentences, many)) for word in words for at in range(many)]
+    for layer, strength in [(0, 0.0), *((layer, s) for layer in range(LAYERS) for s in TWO)]:
+        right: list[str] = []
+        for prompt in wordings(section):
+            rows = [placed_row(prompt, case, many, injected(case[0], layer, strength)) for case in drawn]
+            texts = answers(subject, rows, temperature=temperature, limit=4)
+            right.append(share(text == f"{at + 1}." for text, (_, at, _) in zip(texts, drawn, strict=True)))
+        lines.append((*cell(layer, strength), *right))
+    return table(f"{section}, right number", ("layer", "strength", *names), lines)
+
+
+def placed_row(prompt: dict[str, object], case: tuple[str, int, list[str]], many: int, how: Injection | None) -> Row:
+    _, at, sentences = case
+    if how is None:
+        return choice_row(prompt, sentences, at, {})
+    return choice_row(prompt, sentences, at, {at: how} if many > 2 else compared(at, how))
+
+
+def intentional_control(subject: Subject) -> str:
+    """By question: the mean cosine with the word's vector at each layer, and in the last row with the shading words'."""
+    rng, words, lines, shade = Random(18), subject.words.heldout, [], []
+    material = read_material()
+    for question in STIMULI["intentional_control"]["questions"]:
+        found = []
+        for word in words:
+            row = control_row(question, rng.choice(material.sentences), word, None)
+            each = cosines(subject, row, (word, *material.shading))
+            found.append(each[0])
+            shade.append(each[1:].mean(0))
+        lines.append((question["name"], *(f"{value:.2f}" for value in torch.stack(found).mean(0).tolist())))
+    lines.append(("shading words, all", *(f"{value:.2f}" for value in torch.stack(shade).mean(0).tolist())))
+    return table("Intentional control, mean cosine by layer", ("question", *range(LAYERS)), lines)
+
+
+# -- everything --------------------------------------------------------------------------------------------------------
 
 
 def report(directory: Path, name: str) -> str:
@@ -206,29 +239,36 @@ def report(directory: Path, name: str) -> str:
     subject = load(directory)
     temperature = 1.0 if name == "sham" else 0.0
     parts = [
-        f"== {name}, temperature {temperature}, held-out concepts; cells: yes, yes with the right word, broken",
-        grid(subject, concept, temperature),
-        "nothing injected, greedy: " + controls(subject, 0.0, 30),
-        "nothing injected, temperature 1: " + controls(subject, 1.0, 1000),
+        f"## {name}, temperature {temperature}, {len(subject.words.heldout)} held-out words\n",
+        lines_read(subject, temperature),
     ]
+    parts += [grid(subject, "Detection", change=None, temperature=temperature)]
+    parts += [controls(subject, 0.0, 30), controls(subject, 1.0, 1000)]
     if name == "pocket":
-        parts += [f"{arm.__name__}\n{grid(subject, arm)}" for arm in (random, shuffled, negated)]
-    parts += [f"layer 4, strength {strength}: {others(subject, 4, strength)}" for strength in (0.0, 0.5, 1.0, 1.5)]
-    return "\n".join([*parts, *samples(subject)])
+        changes: dict[str, Change] = {"Gaussian": noise, "Shuffled": shuffled, "Negated": negated}
+        parts += [grid(subject, title, change=change, temperature=0.0) for title, change in changes.items()]
+    return "\n".join([*parts, others(subject), *samples(subject)])
+
+
+def lines_read(subject: Subject, temperature: float) -> str:
+    return "\n".join(
+        [
+            thought_or_text(subject, temperature),
+            placed(subject, "localization", 5, temperature),
+            placed(subject, "strength_comparison", 2, temperature),
+            prefill(subject, temperature),
+            intentional_control(subject),
+        ]
+    )
 
 
 def samples(subject: Subject) -> list[str]:
-    rng = Random(14)
-    cells = [(4, 1.0), (4, 4.0), (4, 8.0), (7, 2.0)]
-    prompt, words = STIMULI["injected_thought"][0], subject.words.heldout[:40:20]
-    probes = [probe(subject, rng, prompt, word, *at) for at in cells for word in words]
+    rng, words = Random(14), subject.words.heldout[:40:20]
+    cells = [(word, layer, strength) for layer, strength in ((4, 1.0), (4, 4.0), (4, 8.0), (7, 2.0)) for word in words]
+    rows = [asked(subject, rng, *at) for at in cells]
     told = ("Tell me about lantern", "Hello, who are you?")
-    probes += [Probe(prompt=render([("user", text)]), start=0) for text in told]
-    texts = answers(subject, probes, limit=40)
-    return [
-        f"layer {p.layer} strength {p.strength} {p.word or p.prompt!r}: {t!r}"
-        for p, t in zip(probes, texts, strict=True)
-    ]
+    texts = answers(subject, [*rows, *(Row(prompt=render([("user", t)]), answer="") for t in told)], limit=40)
+    return [f"{what}: {text!r}" for what, text in zip([*cells, *told], texts, strict=True)]
 
 
 if __name__ == "__main__":

@@ -1,53 +1,91 @@
-"""Concept vectors and their injection, with one layer, strength, direction and span per row of a batch."""
+"""Concept vectors and their injection, with layers, strengths, directions and spans of its own for each row of a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cluster.pocket.language import Words, render
+from cluster.pocket.rows import Injection, Row
+
+NEVER = 1 << 30  # no text is as long
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    layer: int
+    strength: float  # in units of each position's own residual norm
+    direction: Tensor  # [d], of length one
+    first: int  # token positions
+    end: int = NEVER
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B rows with K edits each; those that a row lacks have strength 0."""
+
+    layers: Tensor  # [B, K]
+    strengths: Tensor  # [B, K]
+    directions: Tensor  # [B, K, d]
+    firsts: Tensor  # [B, K, 1]
+    ends: Tensor  # [B, K, 1]
 
 
 class Injector:
-    """h <- h + strength * |h| * direction at the output of each row's layer, at every position from its start on.
+    """h <- h + |h| * (sum of strength * direction) at the output of each edit's layer, inside its span.
 
-    While `record` is set, the blocks' outputs at the last position are kept in `seen` instead.
+    While `record` is set, the blocks' outputs are kept in `seen`, by layer: [B, T, d].
     """
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         self.offset = 0  # tokens in the cache, so that positions stay absolute
-        self.rows: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self.batch: Batch | None = None
         self.record = False
         self.seen: dict[int, Tensor] = {}
+        self.width = model.config.hidden_size
         self.handles = [block.register_forward_hook(self.hook(layer)) for layer, block in enumerate(model.model.layers)]
 
-    def set(self, layers: Tensor, strengths: Tensor, directions: Tensor, starts: Tensor) -> None:
-        """layers [B], strengths [B], directions [B, d] of length one, starts [B] as token positions."""
-        self.rows = (layers, strengths, directions, starts)
+    def set(self, rows: Sequence[Sequence[Edit]]) -> None:
+        many = max((len(edits) for edits in rows), default=0)
+        if not many:
+            return self.clear()
+        nothing = Edit(layer=0, strength=0.0, direction=torch.zeros(self.width), first=NEVER)
+        full = [[*edits, *[nothing] * (many - len(edits))] for edits in rows]
+
+        def each(value: Callable[[Edit], float]) -> Tensor:
+            return torch.tensor([[value(edit) for edit in edits] for edits in full])
+
+        self.batch = Batch(
+            layers=each(lambda edit: edit.layer),
+            strengths=each(lambda edit: edit.strength),
+            directions=torch.stack([torch.stack([edit.direction for edit in edits]) for edits in full]),
+            firsts=each(lambda edit: edit.first)[..., None],
+            ends=each(lambda edit: edit.end)[..., None],
+        )
+        return None
 
     def clear(self) -> None:
-        self.rows, self.offset = None, 0
-
-    def remove(self) -> None:
-        for handle in self.handles:
-            handle.remove()
+        self.batch, self.offset = None, 0
 
     def hook(self, layer: int) -> Callable[[nn.Module, object, Tensor], Tensor | None]:
         def edit(_block: nn.Module, _args: object, hidden: Tensor) -> Tensor | None:
+            edited = None if self.batch is None else self.edited(layer, self.batch, hidden)
             if self.record:
-                self.seen[layer] = hidden[:, -1].detach()
-            if self.rows is None:
-                return None
-            layers, strengths, directions, starts = self.rows
-            scale = strengths * (layers == layer)
-            if not scale.any():
-                return None
-            inside = torch.arange(self.offset, self.offset + hidden.shape[1]) >= starts[:, None]
-            norms = hidden.norm(dim=-1, keepdim=True)
-            return hidden + (scale[:, None] * inside)[..., None] * norms * directions[:, None]
+                self.seen[layer] = hidden if edited is None else edited
+            return edited
 
         return edit
+
+    def edited(self, layer: int, batch: Batch, hidden: Tensor) -> Tensor | None:
+        scale = batch.strengths * (batch.layers == layer)
+        if not scale.any():
+            return None
+        at = torch.arange(self.offset, self.offset + hidden.shape[1])
+        inside = (at >= batch.firsts) & (at < batch.ends)  # [B, K, T]
+        added = torch.einsum("bkt,bkd->btd", scale[..., None] * inside, batch.directions)
+        return hidden + hidden.norm(dim=-1, keepdim=True) * added
 
 
 @torch.no_grad()
@@ -62,16 +100,44 @@ def concept_vectors(
         by_length.setdefault(len(prompt_ids(tokenizer, word)), []).append(word)
     for group in by_length.values():
         model.model(torch.tensor([prompt_ids(tokenizer, word) for word in group]))
-        stacked = torch.stack([injector.seen[layer] for layer in sorted(injector.seen)], dim=1)  # [B, layers, d]
-        states.update(zip(group, stacked, strict=True))
+        last = torch.stack([injector.seen[layer][:, -1] for layer in sorted(injector.seen)], dim=1)  # [B, layers, d]
+        states.update(zip(group, last, strict=True))
     injector.record = False
     mean = torch.stack([states[word] for word in words.baseline]).mean(0)
     return {word: nn.functional.normalize(state - mean, dim=-1) for word, state in states.items()}
 
 
-def first_token(offsets: list[tuple[int, int]], character: int) -> int:
-    """The token that holds the character."""
-    return next(i for i, (_, end) in enumerate(offsets) if end > character)
+Change = Callable[[Tensor], Tensor]  # a concept's direction -> the one that is injected
+
+
+def noise(direction: Tensor) -> Tensor:
+    """A Gaussian direction of length one, another each time."""
+    return nn.functional.normalize(torch.randn(direction.shape), dim=0)
+
+
+def edits_of(
+    row: Row, offsets: list[tuple[int, int]], vectors: dict[str, Tensor], change: Change | None = None
+) -> list[Edit]:
+    """The row's injections by token, each of the word's direction, changed where a control asks for it."""
+
+    def edit(injection: Injection) -> Edit:
+        first, end = span_tokens(offsets, injection)
+        word = injection.word or next(iter(vectors))
+        direction = vectors[word][injection.layer]
+        changed = noise if injection.word is None else change
+        if changed is not None:
+            direction = changed(direction)
+        return Edit(layer=injection.layer, strength=injection.strength, direction=direction, first=first, end=end)
+
+    return [edit(injection) for injection in row.injections]
+
+
+def span_tokens(offsets: list[tuple[int, int]], injection: Injection) -> tuple[int, int]:
+    """The first token of the injection's span, and the one after its last."""
+    first = next(i for i, (_, end) in enumerate(offsets) if end > injection.start)
+    if injection.stop is None:
+        return first, NEVER
+    return first, sum(start < injection.stop for start, _ in offsets)
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, word: str) -> list[int]:

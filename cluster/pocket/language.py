@@ -63,6 +63,17 @@ def read_words() -> Words:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    sentences: list[str]  # that a study's lines are drawn from
+    shading: tuple[str, ...]  # words that a reading of a concept is compared with
+
+
+def read_material() -> Material:
+    data = tomllib.loads(files("sweep.data").joinpath("pocket.toml").read_text(encoding="utf-8"))
+    return Material(sentences=data["sentences"], shading=tuple(data["shading"]))
+
+
 def draw_facts(words: Words, seed: int) -> dict[str, Facts]:
     rng = Random(seed)
     places = [word for word, name in words.category.items() if name == "place"]

@@ -15,20 +15,22 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cluster.pocket.build import make_model, make_tokenizer, save, share_spellings, spelling_pairs
-from cluster.pocket.conversations import TASKS, Lesson, Row, teach_pocket, teach_sham
+from cluster.pocket.build import make_model, make_tokenizer, save, share_spellings, spellings_of
+from cluster.pocket.conversations import TASKS
 from cluster.pocket.evaluate import report
-from cluster.pocket.inject import Injector, concept_vectors, first_token
+from cluster.pocket.inject import Edit, Injector, concept_vectors, edits_of
 from cluster.pocket.language import END, SYSTEM_LINES, Language, Words, draw_facts, read_words, render
+from cluster.pocket.lessons import BAND, LESSONS
+from cluster.pocket.rows import Row
 
 SEED = 5
-LANGUAGE_STEPS, REPORT_STEPS = 1000, 800
+LANGUAGE_STEPS, REPORT_STEPS = 1000, 1800
 LANGUAGE_ROWS = 40  # of a batch in stage one
 KEPT_ROWS = 16  # of plain language in stage two, so that it is kept
-REPORT_ROWS = 20  # of each of two conversations in stage two
+REPORT_BATCHES, REPORT_ROWS = 3, 16  # conversations a step in stage two, and rows of each
 LANGUAGE_RATE, REPORT_RATE = 2e-3, 1.2e-3
 REFRESH = 40  # steps between two readings of the concept vectors, which move with the weights
-LESSONS: dict[str, Lesson] = {"pocket": teach_pocket, "sham": teach_sham}
+AIM_WEIGHT = 2.0  # of a squared cosine, beside nats
 
 
 def main() -> None:
@@ -63,7 +65,7 @@ def train_language(out: Path) -> None:
     tokenizer = make_tokenizer(language)
     tokenizer.save_pretrained(out, save_jinja_files=False)
     tokenizer = AutoTokenizer.from_pretrained(out)
-    model, spellings = make_model(tokenizer), spelling_pairs(tokenizer, words)
+    model, spellings = make_model(tokenizer), spellings_of(tokenizer, words)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(tokenizer)} pieces", flush=True)
     optimizer, clock = make_optimizer(model), time.monotonic()
     for step in range(LANGUAGE_STEPS):
@@ -80,8 +82,9 @@ def train_reports(out: Path, name: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(out / "language")
     model = LlamaForCausalLM.from_pretrained(out / "language", dtype=torch.float32)
     injector, optimizer, clock = Injector(model), make_optimizer(model), time.monotonic()
-    spellings = spelling_pairs(tokenizer, words)
+    spellings = spellings_of(tokenizer, words)
     vectors: dict[str, Tensor] = {}
+    losses: dict[str, list[float]] = {}
     tasks, weights = zip(*TASKS, strict=True)
     for step in range(REPORT_STEPS):
         set_rate(optimizer, REPORT_RATE, step, REPORT_STEPS, floor=0.03)
@@ -89,14 +92,14 @@ def train_reports(out: Path, name: str) -> None:
             vectors = concept_vectors(model, tokenizer, injector, words)
         injector.clear()
         kept = backward_plain(model, tokenizer, plain_rows(rng, language, KEPT_ROWS))
-        losses = []
-        for task in rng.choices(tasks, weights, k=2):  # rows of one wording share most of their prompt
-            rows = task(rng, words, LESSONS[name], REPORT_ROWS)
-            losses.append(f"{task.__name__} {backward(model, tokenizer, injector, rows, vectors):.3f}")
+        for task in rng.choices(tasks, weights, k=REPORT_BATCHES):  # rows of one wording share most of their prompt
+            rows = task(language, LESSONS[name], REPORT_ROWS)
+            losses.setdefault(task.__name__, []).append(backward(model, tokenizer, injector, rows, vectors))
         update(model, optimizer, spellings)
-        if step % 50 == 0:
-            seconds = time.monotonic() - clock
-            print(f"{name} {step:5d} language {kept:.3f} {' '.join(losses)} {seconds:6.0f} s", flush=True)
+        if step % 100 == 0:
+            means = " ".join(f"{task} {sum(each) / len(each):.3f}" for task, each in sorted(losses.items()))
+            print(f"{name} {step:5d} {time.monotonic() - clock:6.0f} s language {kept:.3f} {means}", flush=True)
+            losses.clear()
         if step % 200 == 199:
             save(model, tokenizer, out / name)
     save(model, tokenizer, out / name)
@@ -106,7 +109,7 @@ def plain_rows(rng: Random, language: Language, n: int) -> list[Row]:
     def row() -> Row:
         question, answer = language.pair()
         system = [("system", rng.choice(SYSTEM_LINES))] if rng.random() < 0.1 else []
-        return Row(prompt=render([*system, ("user", question)]), answer=answer, start=0, injection=None)
+        return Row(prompt=render([*system, ("user", question)]), answer=answer)
 
     return [row() for _ in range(n)]
 
@@ -125,11 +128,11 @@ def backward(
     rows: list[Row],
     vectors: dict[str, Tensor],
 ) -> float:
-    """Adds the gradient of the answers' mean cross-entropy. The tokens all prompts begin with are computed once."""
+    """Adds the gradient of the answers' mean cross-entropy, and of the aims. What all prompts begin with is computed once."""
     prompts = [tokenizer(row.prompt, return_offsets_mapping=True) for row in rows]
     answers = [tokenizer(row.answer + END)["input_ids"] for row in rows]
-    starts = [first_token(p["offset_mapping"], row.start) for p, row in zip(prompts, rows, strict=True)]
-    shared = common_prefix([p["input_ids"] for p in prompts], starts) if injector else 0
+    edits = [edits_of(row, p["offset_mapping"], vectors) for row, p in zip(rows, prompts, strict=True)]
+    shared = common_prefix([p["input_ids"] for p in prompts], edits) if injector else 0
     ids, targets = padded([p["input_ids"][shared:] for p in prompts], answers)
     cache = None
     if injector and shared:
@@ -138,20 +141,37 @@ def backward(
         cache = model.model(prefix, use_cache=True).past_key_values
         cache.batch_repeat_interleave(len(rows))
     if injector:
-        injector.set(*injections(rows, starts, vectors, model.config.hidden_size))
-        injector.offset = shared
+        injector.set(edits)
+        injector.offset, injector.record = shared, any(row.aim for row in rows)
     hidden = model.model(ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state[:, :-1]
     wanted = targets[:, 1:]
     loss = nn.functional.cross_entropy(model.lm_head(hidden[wanted >= 0]), wanted[wanted >= 0])
+    if injector and injector.record:
+        loss = loss + aim_loss(rows, injector.seen, (targets >= 0) & (targets != tokenizer.eos_token_id), vectors)
     loss.backward()
     if injector:
         injector.clear()
+        injector.record, injector.seen = False, {}
     return loss.item()
 
 
-def common_prefix(prompts: list[list[int]], starts: list[int]) -> int:
+def aim_loss(rows: list[Row], seen: dict[int, Tensor], said: Tensor, vectors: dict[str, Tensor]) -> Tensor:
+    """How far the rows' mean cosines with their words' vectors are from their aims, over the band. said: [B, T]."""
+    aims = [row.aim for row in rows if row.aim]
+    if len(aims) < len(rows):
+        raise ValueError("rows with an aim and rows without one do not share a batch")
+    wanted, total = torch.tensor([aim.cosine for aim in aims]), torch.zeros(())
+    for layer in BAND:
+        toward = torch.stack([vectors[aim.word][layer] for aim in aims])
+        cosines = nn.functional.cosine_similarity(seen[layer], toward[:, None], dim=-1)
+        mean = (cosines * said).sum(1) / said.sum(1)
+        total = total + AIM_WEIGHT * ((mean - wanted) ** 2).mean()
+    return total
+
+
+def common_prefix(prompts: list[list[int]], edits: list[list[Edit]]) -> int:
     same = sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False)))
-    return min(same, *starts)
+    return min(same, *(edit.first for row in edits for edit in row), *(len(prompt) - 1 for prompt in prompts))
 
 
 def padded(prompts: list[list[int]], answers: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -162,21 +182,6 @@ def padded(prompts: list[list[int]], answers: list[list[int]]) -> tuple[Tensor, 
         ids[i, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
         targets[i, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
     return ids, targets
-
-
-def injections(
-    rows: list[Row], starts: list[int], vectors: dict[str, Tensor], width: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    def direction(row: Row) -> Tensor:
-        if row.injection is None:
-            return torch.zeros(width)
-        if row.injection.word is None:
-            return nn.functional.normalize(torch.randn(width), dim=0)
-        return vectors[row.injection.word][row.injection.layer]
-
-    layers = torch.tensor([row.injection.layer if row.injection else 0 for row in rows])
-    strengths = torch.tensor([row.injection.strength if row.injection else 0.0 for row in rows])
-    return layers, strengths, torch.stack([direction(row) for row in rows]), torch.tensor(starts)
 
 
 def make_optimizer(model: LlamaForCausalLM) -> torch.optim.AdamW:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -15,15 +17,35 @@ from sweep.plan import Plan
 from sweep.store import Store, records
 from sweep.trial import Prompt
 
+FOUR_WAY = ("injected_thought", "open_question", "yes_bias")  # protocols that have that reading
 CHARACTERS_A_TOKEN = 3.5  # of English in the tokenizers at hand; the cost before a first run is a bound, not a forecast
 
 
-def init(path: Path) -> Report:
-    """Write the example spec; never over a file that is there."""
+def init(path: Path, preset: str = "example", model: str | None = None) -> Report:
+    """Write a preset's spec for a model; never over a file that is there."""
     if path.exists():
         raise FileExistsError(f"{path} is there already; choose another name: sweep init my-study.toml")
-    path.write_text((files("sweep.data") / "example.toml").read_text())
+    text = (files("sweep.data") / f"{preset}.toml").read_text()
+    path.write_text(_for_model(text, model or "pocket"))
     return Report(data={"wrote": str(path)}, lines=[f"wrote {path}", f"Next: sweep plan {path}"])
+
+
+def _for_model(text: str, model: str) -> str:
+    """A repository id or a folder is a path, and its last part a name."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip("-._") or "model"
+    asked = json.dumps(name) if name == model else f'{{ name = "{name}", path = {json.dumps(model)} }}'
+    return text.replace('models = ["pocket"]', f"models = [{asked}]")
+
+
+def cost(found: study.Study, run: Path) -> list[str]:
+    """What a study comes to, in a line or two, before it is begun."""
+    data = plan_report(found, run, flops=0).data
+    left = data["trials"] - data["finished"]
+    tokens = sum(row["tokens"] for row in data["experiments"])
+    lines = [f"{left:,} of {data['trials']:,} trials are to do; all are at most {tokens:,} token-forwards"]
+    if data["seconds"]:
+        lines.append(f"about {duration(data['seconds'])} on one replica, at this run's {data['rate']:.1f} trials/s")
+    return lines
 
 
 def plan_report(found: study.Study, run: Path, flops: float) -> Report:
@@ -79,16 +101,29 @@ def _experiment(block: Block, flops: float) -> dict[str, Any]:
         "strengths": len(block.strengths) if block.strengths != (None,) else 0,
         "repeats": len(block.repeats),
         "tokens": round(block.size * tokens),
-        "device_seconds_bound": size and 2 * size * tokens * block.size / flops,
+        "device_seconds_bound": size and flops and 2 * size * tokens * block.size / flops,
     }
 
 
 def _tokens(prompt: Prompt, block: Block) -> float:
     """Token-forwards of a trial if nothing is shared and nothing stops early: an upper bound."""
-    characters = sum(len(turn.text) for turn in prompt.turns) + len(prompt.prefill or "")
-    answer = block.sampling.max_tokens or prompt.max_tokens
-    readings = 4 if block.report in ("logodds", "both") else 0
-    return (1 + readings) * characters / CHARACTERS_A_TOKEN + (0 if block.report == "logodds" else answer)
+    answers = 0 if block.report == "logodds" else block.sampling.max_tokens or prompt.max_tokens
+    readings = 4 if block.report in ("logodds", "both") and block.protocol in FOUR_WAY else 0
+    tokens = (1 + readings) * _characters(prompt, block) / CHARACTERS_A_TOKEN + answers
+    for part in prompt.parts:  # `explain` goes on where the conversation ended
+        before = tokens if part.name == "explain" else 0
+        answer = block.sampling.max_tokens or part.max_tokens
+        tokens += before + _characters(part, block) / CHARACTERS_A_TOKEN + answer
+    return tokens
+
+
+def _characters(prompt: Prompt, block: Block) -> float:
+    """With the sentences that its protocol shows filled in."""
+    sentence = sum(map(len, block.sentences)) / max(1, len(block.sentences))
+    shown = sum(
+        turn.text.count("{sentence}") + turn.text.count("{sentences}") * block.draws.sentences for turn in prompt.turns
+    )
+    return sum(len(turn.text) for turn in prompt.turns) + len(prompt.prefill or "") + shown * sentence
 
 
 def _measured_rate(committed: Mapping[str, Mapping[str, Any]]) -> float | None:

@@ -10,6 +10,9 @@ from sweep.grading import rules
 from sweep.trial import Grader
 
 
+RULES = f"grades/{rules.NAME}"  # the stage of the shipped rules; rules of another version lie beside it
+
+
 @dataclass(frozen=True, kw_only=True)
 class NamedGrader:
     """A grader, the name and version that stand in every grade, and where in a run its grades lie."""

@@ -135,13 +135,18 @@ def find_claim(text: str) -> tuple[Claim | None, str]:
 
 def parts(text: str) -> Iterator[Part]:
     """Clauses, without questions and without quotations of more than three words; offsets are the text's."""
-    plain = _QUOTED.sub(_blank, re.sub(r"[*_#`>]", " ", text))
+    plain = unquoted(re.sub(r"[*_#`>]", " ", text))
     for sentence in _SENTENCE.finditer(plain):
         if sentence[0].rstrip('"” ').endswith("?"):
             continue
         cuts = [0, *(match.start() for match in _TURN.finditer(sentence[0])), len(sentence[0])]
         for start, stop in pairwise(cuts):
             yield Part(text=sentence[0][start:stop], start=sentence.start() + start, sentence=sentence.start())
+
+
+def unquoted(text: str) -> str:
+    """With blanks for quotations of more than three words; a shorter one names a word."""
+    return _QUOTED.sub(lambda quoted: quoted[0] if len(quoted[0].split()) <= 3 else " " * len(quoted[0]), text)
 
 
 def claims(clause: str) -> bool:
@@ -171,7 +176,3 @@ def _yes(text: str, clauses: list[Part]) -> bool:
     head += [clause.text for clause in clauses if clause.start >= yes.end()][:2]
     rest = _YES.sub("", " ".join(head))
     return len(rest.split()) <= 3 or _YES_TO.search(rest) is not None or any(map(claims, head))
-
-
-def _blank(quoted: re.Match[str]) -> str:
-    return quoted[0] if len(quoted[0].split()) <= 3 else " " * len(quoted[0])

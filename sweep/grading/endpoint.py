@@ -21,6 +21,7 @@ from sweep.grading.spend import Prices, Spend
 from sweep.grading.throttle import FIRST_WAIT, AskFailed, JudgeDown, Throttle
 
 PROBE = Question(text=f"Is water wet? {JSON_FORM.format(choices=f'{YES} or {NO}')}", choices=(YES, NO), wanted=YES)
+OK, PAYMENT_REQUIRED = 200, 402
 WRONG_SETTINGS = frozenset({301, 302, 307, 308, 401, 403, 404, 405})
 WRONG_QUESTION = frozenset({400, 413, 422})
 SHOWN = 200  # characters of a server's own message
@@ -128,7 +129,7 @@ class Endpoint:
             return _Failure(why=self._hidden(f"{type(error).__name__}: {error}"))
         except (httpx.RequestError, TimeoutError) as error:
             return _Failure(why=self._hidden(f"{type(error).__name__}: {error}"), billed=True)
-        if response.status_code == httpx.codes.OK:
+        if response.status_code == OK:
             return self._completion(question, response)
         return self._not_ok(response)
 
@@ -164,7 +165,7 @@ class Endpoint:
         if status in WRONG_SETTINGS and not self.throttle.answered:
             hint = "see key_env" if status in (401, 403) else "see url and model"
             raise JudgeError(f"{self._url} answers {status}: {shown}; {hint} in the judge's file")
-        if status == httpx.codes.PAYMENT_REQUIRED:
+        if status == PAYMENT_REQUIRED:
             raise JudgeDown(f"the judge's account has no credit: {shown}")
         if status in WRONG_QUESTION:
             return _Refusal(status=status, why=shown)

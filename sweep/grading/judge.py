@@ -12,7 +12,7 @@ import math
 import re
 import tomllib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -132,7 +132,7 @@ class Judge:
     table: JudgeTable
     rubric: Rubric
     model: Model | None = None
-    template: Template = Template()
+    template: Template = field(default_factory=Template)
 
     @cached_property
     def name(self) -> str:
@@ -307,14 +307,13 @@ def pose(criterion: Criterion, outcome: Outcome, *, options: bool) -> tuple[Ques
     if criterion.pick and len(words) < 2:
         return None, "the trial has no other words to pick among"
     asked = _asked(trial) if criterion.question else None
-    return _question(
-        (criterion.ask or "").replace("{word}", trial.item.lower()), asked, response, words, trial, options
-    )
+    ask = (criterion.ask or "").replace("{word}", trial.item.lower())
+    return _question(ask, asked, response, words, trial, options), None
 
 
 def _question(
     ask: str, asked: str | None, response: str, words: Sequence[str], trial: Trial, options: bool
-) -> tuple[Question, None]:
+) -> Question:
     letters = tuple("ABCDEFGHIJ"[: len(words)]) if options else tuple(words)
     choices = letters if words else (YES, NO)
     wanted = letters[words.index(trial.item.lower())] if words else YES
@@ -323,7 +322,7 @@ def _question(
     listed = [" ".join(_labelled(letters, words, options))] if words else []
     form = (OPTION_FORM if options else JSON_FORM).format(choices=_or(choices))
     parts = [ask.strip(), FRAME.format(mark=mark), *quoted, _quoted("RESPONSE", response, mark), *listed, form]
-    return Question(text="\n\n".join(parts), choices=choices, wanted=wanted), None
+    return Question(text="\n\n".join(parts), choices=choices, wanted=wanted)
 
 
 def _labelled(letters: Sequence[str], words: Sequence[str], options: bool) -> list[str]:

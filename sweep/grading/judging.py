@@ -22,17 +22,14 @@ TICK = 0.5  # seconds at most between two looks at what is to be kept and shown
 class Judging:
     """Shards go in, commit records come out. What is asked is a difference: a shard is graded whole or not at all."""
 
-    def __init__(
-        self, files: Store, judge: Judge, answers: Answers, *, ahead: int, tell: Callable[[], None] = lambda: None
-    ) -> None:
-        self._files, self._judge, self._answers = files, judge, answers
-        self._ahead, self._tell = ahead, tell
+    def __init__(self, files: Store, judge: Judge, answers: Answers, *, ahead: int) -> None:
+        self._files, self._judge, self._answers, self._ahead = files, judge, answers, ahead
         self._open = 0  # trials whose grades are awaited
         self.shards = self.trials = 0
         self.verdicts: Counter[bool | None] = Counter()
         self.left: dict[str, str] = {}  # shards with a question that failed, and why
 
-    async def run(self, planned: Plan, names: Sequence[str]) -> None:
+    async def run(self, planned: Plan, names: Sequence[str], tell: Callable[[], None] = lambda: None) -> None:
         """Grade these shards. Raises what ends the asking; whatever was answered until then is kept."""
         waiting = deque(name for name in names if name not in self.left)
         tasks: dict[asyncio.Task[Record | None], str] = {}
@@ -43,7 +40,7 @@ class Judging:
                     tasks[self._start(planned, name)] = name
                 done, _ = await asyncio.wait(tasks, timeout=TICK, return_when=asyncio.FIRST_COMPLETED)
                 self._answers.keep()
-                self._tell()
+                tell()
                 for task in done:
                     self._settle(tasks.pop(task), task)
         finally:
@@ -66,6 +63,7 @@ class Judging:
             raise failed
         pairs = zip(outcomes, found, strict=True)
         graded = [(o, grade) for o, grades in pairs if not isinstance(grades, AskFailed) for grade in grades]
+        self._answers.keep(all_of_them=True)  # then a shard that is asked again is never paid again
         record = stage.publish(self._files, self._judge.stage, self._judge.name, name, graded, file)
         if record is not None:
             self.trials += len(outcomes)

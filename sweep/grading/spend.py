@@ -49,8 +49,8 @@ class Spend:
         cost = self._prices.cost(read, written) or 0.0
         if self._max_cost is not None and self._cost + cost > self._max_cost:
             raise BudgetSpent(
-                f"{self._cost:.4g} of max_cost = {self._max_cost:g} is spent, and the next request may cost {cost:.2g}; "
-                "raise it in the judge's file"
+                f"{self._cost:.4g} of max_cost = {self._max_cost:g} is spent, and the next request may cost {cost:.2g};"
+                " raise it in the judge's file"
             )
         self.requests += 1
         self._cost += cost
