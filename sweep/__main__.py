@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from sweep.arguments import parser
 from sweep.block import Block
-from sweep.commands import DONE, ERROR, RESUMABLE, Report, existing, grades_of
-from sweep.engine import EngineDead, EngineUnavailable
+from sweep.commands import DONE, ERROR, RESUMABLE, CommandError, Report, existing, grades_of
+from sweep.engine import Engine, EngineDead, EngineUnavailable
+from sweep.grading import folder_of
 from sweep.launch import NothingKept
 from sweep.models import ModelError
 from sweep.plan import PlanError
 from sweep.pool import NoRoom, Pool
 from sweep.scheduler import RunFailed
-from sweep.serving import ServingError, ServingFor, parse
+from sweep.serving import Serving, ServingError, ServingFor, parse
 from sweep.spec import SpecError, schema
 from sweep.store import Store, StoreError
-from sweep.trial import Model
+from sweep.trial import Direction, Model, Template
 
 OpenPool = Callable[[], Awaitable[Pool]]
 EXPECTED = (
+    CommandError,
     NothingKept,
     SpecError,
     StoreError,
@@ -144,19 +149,61 @@ def _pool(
 
 
 def _report(options: argparse.Namespace) -> Report:
-    from analysis.load import RunError
     from analysis.report import write_report
     from analysis.sections import Declared
     from sweep.commands import ending
 
     cells = ending.declared_cells(options.run)
-    grader = grades_of(existing(options.run)).removeprefix("grades/")
+    grader = options.grader or grades_of(existing(options.run)).removeprefix("grades/")
     declared = {name: Declared(layer=layer, strength=strength) for name, (layer, strength) in cells.items()}
-    try:
+    with _run_errors():
         path = write_report(options.run, declared, grader=grader)
-    except RunError as error:
-        raise StoreError(str(error)) from error
     return Report(data={"report": str(path)}, lines=[f"report: {path}"])
+
+
+def _grade(options: argparse.Namespace) -> Report:
+    from sweep.commands.grading import grade
+
+    def engine(model: Model, template: Template) -> Engine:
+        from cluster.kit import engine_for
+
+        def none(direction: Direction) -> np.ndarray:
+            raise KeyError(f"a judge injects nothing, and was asked for {direction}")
+
+        return engine_for(model, none, Serving())
+
+    try:
+        return grade(options.run, options.grader, follow=options.follow, engine=engine)
+    except ValueError as error:  # of a grader that cannot be used
+        raise CommandError(str(error)) from error
+
+
+def _agree(options: argparse.Namespace) -> Report:
+    from analysis.commands import agree
+
+    with _run_errors():
+        return agree(options.run, options.graders, limit=options.limit, file=options.file)
+
+
+def _calibrate(options: argparse.Namespace) -> Report:
+    from analysis.commands import calibrate, draw
+
+    with _run_errors():
+        if options.labels:
+            return calibrate(options.run, folder_of(options.grader), options.labels)
+        grader = folder_of(options.grader)
+        return draw(options.run, grader, options.draw, options.n, measure=options.measure, seed=options.seed)
+
+
+@contextlib.contextmanager
+def _run_errors() -> Generator[None]:
+    """What analysis says of a folder or a file, as any other expected error."""
+    from analysis.load import RunError
+
+    try:
+        yield
+    except RunError as error:
+        raise CommandError(str(error)) from error
 
 
 def _doctor(options: argparse.Namespace) -> Report:
@@ -204,6 +251,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Report]] = {
     "check": _check,
     "show": _show,
     "report": _report,
+    "grade": _grade,
+    "agree": _agree,
+    "calibrate": _calibrate,
     "doctor": _doctor,
     "schema": _schema,
 }

@@ -94,10 +94,43 @@ def _add_run_verbs(verb: Verb) -> None:
     show.add_argument("--limit", type=int, default=5, help="how many (default: 5)")
     report = verb("report", "write the report: one HTML file, figures, tables", "sweep report runs/demo")
     report.add_argument("run", type=Path, metavar="RUN")
+    report.add_argument("--grader", metavar="NAME", help="whose verdicts (default: those of the spec's grader)")
+    _add_grader_verbs(verb)
     doctor = verb("doctor", "what is wrong with this machine or store", "sweep doctor --run runs")
     doctor.add_argument(
         "--run", type=Path, default=Path("runs"), metavar="DIR", help="where runs are to lie (default: runs)"
     )
+
+
+def _add_grader_verbs(verb: Verb) -> None:
+    grade = verb(
+        "grade", "grade a run once more, by other rules or by a judge", "sweep grade runs/demo --grader judge.toml"
+    )
+    grade.add_argument("run", type=Path, metavar="RUN")
+    grade.add_argument(
+        "--grader", required=True, help="rules, one's own as \"module:function\", or a judge's file (*.toml)"
+    )
+    grade.add_argument("--follow", action="store_true", help="go on until the run is complete")
+    agree = verb(
+        "agree", "how far a run's graders agree, and where they part", "sweep agree runs/demo rules-2 my-judge"
+    )
+    agree.add_argument("run", type=Path, metavar="RUN")
+    agree.add_argument("graders", nargs="*", metavar="GRADER", help="folders under grades/ (default: all)")
+    agree.add_argument("--limit", type=int, default=5, help="trials shown where two part (default: 5)")
+    agree.add_argument("--file", type=Path, metavar="CSV", help="write all of those trials")
+    calibrate = verb(
+        "calibrate",
+        "draw trials for labels by hand, or correct a grader's rates by them",
+        "sweep calibrate runs/demo --draw labels.csv --n 200, then: sweep calibrate runs/demo --labels labels.csv",
+    )
+    calibrate.add_argument("run", type=Path, metavar="RUN")
+    calibrate.add_argument("--grader", default="rules", help="a folder under grades/ (default: the rules)")
+    which = calibrate.add_mutually_exclusive_group(required=True)
+    which.add_argument("--draw", type=Path, metavar="CSV", help="write trials to be labelled, blind, to this file")
+    which.add_argument("--labels", type=Path, metavar="CSV", help="take the labels back and correct rates by them")
+    calibrate.add_argument("--n", type=int, default=200, help="trials to draw (default: 200)")
+    calibrate.add_argument("--measure", help="which verdict (default: detected, or the only one there is)")
+    calibrate.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
 
 
 def _spec_arguments(made: argparse.ArgumentParser) -> None:

@@ -18,6 +18,10 @@ from sweep.store import Record, Store, describe
 DONE, ERROR, INCOMPLETE, RESUMABLE = 0, 1, 3, 75
 
 
+class CommandError(RuntimeError):
+    """What a command cannot do as it was asked, and what to type instead."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """What a command has to say: `data` for --json, `lines` for a person, and the exit code."""
