@@ -80,7 +80,8 @@ def _add_run_verbs(verb: Verb) -> None:
         ("check", "read a run back: nothing lost, doubled or damaged"),
     ):
         verb(name, summary, f"sweep {name} runs/demo").add_argument("run", type=Path, metavar="RUN")
-    show = verb("show", "read transcripts", "sweep show runs/demo --arm concept --layer 4 --strength 1 --limit 3")
+    example = "sweep show runs/demo --arm concept --layer 4 --strength 1 --limit 3"
+    show = verb("show", "read transcripts, with ⟦what was injected⟧ marked", example)
     show.add_argument("run", type=Path, metavar="RUN")
     for name, kind in (
         ("protocol", str),

@@ -262,11 +262,15 @@ class Block:
         return self._picked[item]
 
     def _sentences(self, item: str, draw: int) -> tuple[str, ...]:
-        """The same for every prompt, arm and order, so that these are paired."""
+        """The same for every prompt, arm and order, so that these are paired; none that holds the item itself, whether
+        as one or as many, unless there are too few others."""
         if not self.draws.sentences:
             return ()
         if (item, draw) not in self._drawn:
-            self._drawn[item, draw] = _first(self.sentences, self.draws.sentences, "sentence", item, draw)
+            stem = item.lower().removesuffix("s")
+            without = [sentence for sentence in self.sentences if stem not in sentence.lower()]
+            enough = without if len(without) >= self.draws.sentences else self.sentences
+            self._drawn[item, draw] = _first(enough, self.draws.sentences, "sentence", item, draw)
         return self._drawn[item, draw]
 
     @cached_property

@@ -115,7 +115,9 @@ class ExperimentTable(_Table):
         min_length=1,
         description='names of wordings, or patterns such as "variant-*"; null: all but those that are optional',
     )
-    concepts: Words | None = Field(default=None, description="overrides the study's concepts")
+    concepts: Words | None = Field(
+        default=None, description="in place of the study's concepts and directions; a direction is named like a word"
+    )
     arms: list[Arm] = Field(default=["none", "concept"], min_length=1)
     layers: Layers = "all"
     strengths: list[AlphaOrRule] = Field(default=[1.0], min_length=1)

@@ -249,8 +249,10 @@ class _Resolver:
             yield shared
 
     def _items(self, table: ExperimentTable, where: str) -> tuple[str, ...]:
-        own = self.spec.concepts if table.concepts is None else table.concepts
-        items = self._words(own, "concepts" if table.concepts is None else f"{where}.concepts")
+        """The experiment's own concepts, among them any direction by its name; else the study's and all directions."""
+        if table.concepts is not None:
+            return self._words(table.concepts, f"{where}.concepts")
+        items = self._words(self.spec.concepts, "concepts")
         return (*items, *(name for name in self.sources if name not in items))
 
     def _prompts(self, table: ExperimentTable, protocol: Protocol, where: str) -> tuple[Prompt, ...]:

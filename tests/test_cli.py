@@ -64,7 +64,8 @@ def test_from_a_spec_to_a_report(spec: Path, tmp_path: Path, capsys: pytest.Capt
 
     code, shown = call(capsys, "show", run, "--arm", "concept", "--layer", 4, "--strength", 1, "--limit", 3)
     assert code == 0
-    assert [trial["grades"]["detected"] for trial in shown["trials"]] == [True] * 3
+    assert {trial["grades"]["detected"] for trial in shown["trials"]} <= {True, False}
+    assert all({"legible", "claim_first", "identified"} <= trial["grades"].keys() for trial in shown["trials"])
 
     code, reported = call(capsys, "report", run)
     assert code == 0
@@ -260,7 +261,10 @@ def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     verbs = next(action.choices for action in parser()._actions if action.choices)
-    assert set(verbs) == {"init", "plan", "run", "status", "check", "show", "report", "doctor", "schema"}
+    assert set(verbs) == {
+        *("init", "plan", "run", "status", "check", "show", "report", "doctor", "schema"),
+        *("grade", "agree", "calibrate"),
+    }
     for name, verb in verbs.items():
         help_text = verb.format_help()
         assert f"sweep {name}" in help_text

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweep import plan
-from sweep.block import AXES, BLOCK, Block, canonical, concept_vector, seed_of, split_of
+from sweep.block import AXES, BLOCK, Block, Draws, canonical, concept_vector, seed_of, split_of
 from sweep.identity import permuted
 from sweep.store import Store
 from sweep.trial import Contrast, Message, Model, Prompt, Sampling, StrengthRule, Template, Trial
@@ -273,3 +273,63 @@ def test_a_plan_of_another_format_is_refused(tmp_path: Path) -> None:
     store.create("plan/0.json", b'{"format": 99, "blocks": []}')
     with pytest.raises(plan.PlanError, match="format 99"):
         plan.load(store)
+
+
+# -- material that a trial is given -----------------------------------------------------------------------------------
+
+SENTENCES = ("Oceans are deep.", "The kettle sang.", "A red scarf hung.", "We rowed back.", "The bus left.")
+
+
+def shown(**changes: object) -> Block:
+    given = {"sentences": SENTENCES, "draws": Draws(sentences=2, orders=2, others=3), "repeats": (0, 1, 2, 3)}
+    return block(**{**given, **changes})
+
+
+def test_sentences_are_the_same_in_every_prompt_arm_and_order() -> None:
+    found: dict[tuple[str, int], set[tuple[str, ...]]] = {}
+    for trial in trials([shown(), shown(arms=("none",), layers=(None,), strengths=(None,))]):
+        assert trial.order == trial.repeat % 2
+        assert len(set(trial.sentences)) == 2
+        found.setdefault((trial.item, trial.repeat // 2), set()).add(trial.sentences)
+    assert {len(one) for one in found.values()} == {1}
+    assert len(set.union(*found.values())) > 2
+
+
+def test_no_sentence_holds_its_own_item() -> None:
+    seen = {(trial.item, sentence) for trial in trials([shown()]) for sentence in trial.sentences}
+    assert ("ocean", SENTENCES[0]) not in seen
+    assert any(sentence == SENTENCES[0] for _, sentence in seen)
+    few = shown(sentences=SENTENCES[:2])
+    assert all(set(trial.sentences) == set(SENTENCES[:2]) for trial in few.trials(0))
+
+
+def test_material_is_picked_by_hash_and_not_by_position() -> None:
+    mixed = shown(sentences=SENTENCES[::-1], candidates=WORDS[::-1])
+    picks = [{(t.item, t.repeat): (t.sentences, t.others) for t in trials([each])} for each in (shown(), mixed)]
+    assert picks[0] == picks[1]
+    assert all(t.item not in t.others and len(t.others) == 3 for t in trials([shown()]))
+    grown = {(t.item, t.repeat): t.others for t in trials([shown(candidates=(*WORDS, "lamp"))])}
+    assert all(set(grown[key]) <= {*others, "lamp"} for key, (_, others) in picks[0].items())
+
+
+def test_the_wrong_concept_is_the_first_of_the_others() -> None:
+    for trial in trials([shown(arms=("wrong_concept",))]):
+        assert trial.injections[0].direction.source.name == trial.others[0]
+
+
+def test_other_material_makes_other_trials() -> None:
+    plain, more = trials([block()]), trials([shown()])
+    assert not {t.id for t in plain} & {t.id for t in more}
+    assert not {t.id for t in more} & {t.id for t in trials([shown(sentences=SENTENCES[1:])])}
+    assert {t.id for t in more} == {t.id for t in trials([shown(candidates=WORDS[::-1])])}
+
+
+def test_a_protocol_that_reads_needs_directions_without_an_injection() -> None:
+    reading = controls(shading=("lamp", "ocean"), draws=Draws(reads=True))
+    assert {source.name for source in reading.direction_sources()} == {*WORDS[:3], "lamp"}
+    for trial in trials([reading]):
+        assert trial.direction is not None
+        assert trial.direction.source.name == trial.item
+        assert [d.source.name for d in trial.shading] == [w for w in ("lamp", "ocean") if w != trial.item]
+    assert controls().direction_sources() == []
+    assert not {t.id for t in trials([reading])} & {t.id for t in trials([replace(reading, baseline=("sand",))])}

@@ -53,6 +53,19 @@ def _grades(store: Store, shard: str, rows: Sequence[Mapping[str, Any]]) -> list
     return [by_trial[row["trial"]] for row in rows]
 
 
+def marked(rendered: str, spans: Sequence[Sequence[int | None]]) -> str:
+    """The conversation with a sign where each span begins, and where it ends if it does."""
+    signs = [(start, "⟦") for start, _ in spans if start is not None]
+    signs += [(stop, "⟧") for _, stop in spans if stop is not None]
+    for at, sign in sorted(signs, reverse=True):
+        rendered = f"{rendered[:at]}{sign}{rendered[at:]}"
+    return rendered
+
+
+def _number(value: float | None) -> str:
+    return "null" if value is None else f"{value:.3g}"
+
+
 def _transcript(row: Mapping[str, Any]) -> Iterator[str]:
     where = (
         ""
@@ -61,14 +74,11 @@ def _transcript(row: Mapping[str, Any]) -> Iterator[str]:
     )
     yield f"── {row['trial']}  {row['protocol']}/{row['prompt']}  {row['arm']}  {row['item']}{where}"
     for reply in row["replies"]:
-        marked = reply["marked"][0][0] if row["injections"] and reply["marked"] else None
-        text = (
-            reply["rendered"]
-            if marked is None
-            else reply["rendered"][:marked] + "⟦injected from here⟧" + reply["rendered"][marked:]
-        )
-        yield from (f"   {line}" for line in text.splitlines())
+        spans = reply["marked"] if row["injections"] else []
+        yield from (f"   {line}" for line in marked(reply["rendered"], spans).splitlines())
         yield f" » {reply['text']}"
+    if row["measures"]:
+        yield "   " + "  ".join(f"{one['name']}={_number(one['value'])}" for one in row["measures"])
     if row["reason"]:
         yield f"   {row['status']}: {row['reason']}"
     yield "   " + "  ".join(f"{name}={verdict}" for name, verdict in row["grades"].items())
