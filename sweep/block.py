@@ -5,22 +5,21 @@ Nothing is stored per trial: trial i is arithmetic on i and a permutation keyed 
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
 from sweep.identity import digest, digest_pair, mix, permuted
+from sweep.material import NO_DRAWS, Draws, Picks, concept_vector
 from sweep.trial import (
     Arm,
-    Contrast,
     Direction,
     Injection,
     Mode,
@@ -51,16 +50,6 @@ _CHANGES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draws:
-    """How much of its block's material each trial is given; see sweep.trial.Protocol."""
-
-    sentences: int = 0
-    orders: int = 1
-    others: int = 0
-    reads: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class Block:
     """The full product of its axes, for one model and protocol. For controls the injection's axes hold one None."""
 
@@ -78,7 +67,7 @@ class Block:
     # what a trial is given of, where its protocol wants it
     sentences: tuple[str, ...] = ()
     shading: tuple[str, ...] = ()  # words
-    draws: Draws = Draws()
+    draws: Draws = NO_DRAWS
     # the axes
     prompts: tuple[Prompt, ...]
     items: tuple[str, ...]
@@ -134,7 +123,7 @@ class Block:
         unread = {"norm", "mode"} if controls else set[str]()
         if controls and not self.draws.reads:
             unread |= {"vector_prompt", "baseline"}
-        material = [self.sentences, self.shading, self.draws] if self.draws != Draws() else []
+        material = [self.sentences, self.shading, self.draws] if self.draws != NO_DRAWS else []
         return canonical(
             [ID_VERSION, _model_identity(self.model), *(getattr(self, n) for n in names if n not in unread), *material]
         )
@@ -172,7 +161,7 @@ class Block:
             return []
         items = dict.fromkeys(self.items)
         if "wrong_concept" in self.arms:
-            items |= dict.fromkeys(self._others(item)[0] for item in self.items)
+            items |= dict.fromkeys(self._picks.others(item)[0] for item in self.items)
         return [self.source(item) for item in dict.fromkeys((*items, *self.shading))]
 
     def doses(self) -> list[Injection]:
@@ -226,9 +215,9 @@ class Block:
             number=1 + mix(seed, "trial number") % 10,
             split=split_of(item),
             report=self.report,
-            sentences=self._sentences(item, repeat // self.draws.orders),
+            sentences=self._picks.sentences(item, repeat // self.draws.orders),
             order=repeat % self.draws.orders,
-            others=self._others(item)[: self.draws.others] if self.draws.others else (),
+            others=self._picks.others(item)[: self.draws.others],
             direction=Direction(source=self.source(item)) if self.draws.reads else None,
             shading=tuple(direction for word, direction in self._shading if word.lower() != item.lower()),
         )
@@ -250,43 +239,20 @@ class Block:
         )
 
     def _direction(self, item: str, arm: Arm, repeat: int) -> Direction:
-        source = self.source(self._others(item)[0] if arm == "wrong_concept" else item)
+        source = self.source(self._picks.others(item)[0] if arm == "wrong_concept" else item)
         draw = digest_pair("draw", [item, repeat])[0] if arm in ("random", "shuffled") else None
         return Direction(source=source, change=_CHANGES[arm], draw=draw)  # pyright: ignore[reportArgumentType]
 
-    def _others(self, item: str) -> tuple[str, ...]:
-        """Other candidates, by hash of item and candidate, never by position in a list."""
-        if item not in self._picked:
-            others = [word for word in self.candidates if word.lower() != item.lower()]
-            self._picked[item] = _first(others, max(1, self.draws.others), "wrong concept", item)
-        return self._picked[item]
-
-    def _sentences(self, item: str, draw: int) -> tuple[str, ...]:
-        """The same for every prompt, arm and order, so that these are paired; none that holds the item itself, whether
-        as one or as many, unless there are too few others."""
-        if not self.draws.sentences:
-            return ()
-        if (item, draw) not in self._drawn:
-            stem = item.lower().removesuffix("s")
-            without = [sentence for sentence in self.sentences if stem not in sentence.lower()]
-            enough = without if len(without) >= self.draws.sentences else self.sentences
-            self._drawn[item, draw] = _first(enough, self.draws.sentences, "sentence", item, draw)
-        return self._drawn[item, draw]
-
     @cached_property
-    def _picked(self) -> dict[str, tuple[str, ...]]:
-        return {}
-
-    @cached_property
-    def _drawn(self) -> dict[tuple[str, int], tuple[str, ...]]:
-        return {}
+    def _picks(self) -> Picks:
+        return Picks(draws=self.draws, candidates=self.candidates, all_sentences=self.sentences)
 
     def _id(self, item: str, arm: Arm, injections: tuple[Injection, ...], repeat: int, at: Sequence[int]) -> str:
         """128 bits: the sum of each coordinate's digest, so that a million ids cost a million additions."""
         parts = [digest_pair("common", self.common), digest_pair("prompt", self.values("prompts")[at[0]])]
         parts += [digest_pair("item", item), digest_pair("arm", arm), digest_pair("repeat", repeat)]
         if self.draws.others:  # which there are depends on the candidates
-            parts.append(digest_pair("others", list(self._others(item)[: self.draws.others])))
+            parts.append(digest_pair("others", list(self._picks.others(item)[: self.draws.others])))
         strength = self.values("strengths")[at[4]]
         for injection in injections:  # as one value each: swapping the layers of two is another trial
             direction = _direction_pair(injection.direction)
@@ -336,36 +302,15 @@ def source_digest(source: Source) -> str:
     return digest("source", canonical(nameless(source)))
 
 
-def _first(candidates: Sequence[str], many: int, what: str, *of: object) -> tuple[str, ...]:
-    """The candidates that a hash puts first for this; which those are does not depend on how the list is written."""
-    return tuple(heapq.nsmallest(many, candidates, key=lambda each: digest(what, [*of, each])))
+def nameless(source: Source) -> Source:
+    """A file is known by what is in it, wherever it lies."""
+    return replace(source, path="") if isinstance(source, VectorFile) else source
 
 
 def as_dosed(injection: Injection) -> Injection:
     """What a dose is known by. Where an injection acts does not change its norm, but it does what is measured of it."""
     measured = isinstance(injection.strength, StrengthRule) and injection.strength.rule == "kl_of_concept"
     return injection if measured else replace(injection, span="protocol")
-
-
-def nameless(source: Source) -> Source:
-    """A file is known by what is in it, wherever it lies."""
-    return replace(source, path="") if isinstance(source, VectorFile) else source
-
-
-def concept_vector(word: str, prompt: str, baseline: tuple[str, ...]) -> Contrast:
-    """ "Tell me about {word}" minus the mean of the same over the baseline words (Lindsey 2025)."""
-    return Contrast(name=word, positive=(_fill(prompt, word),), negative=_negatives(prompt, baseline))
-
-
-@lru_cache(maxsize=8)
-def _negatives(prompt: str, baseline: tuple[str, ...]) -> tuple[str, ...]:
-    """One tuple for all concepts of a study, of which there may be thousands."""
-    return tuple(_fill(prompt, word) for word in baseline)
-
-
-def _fill(prompt: str, word: str) -> str:
-    """{word} in lower case, {Word} as a title: replications differ, so the spec's vector_prompt says which."""
-    return prompt.replace("{word}", word.lower()).replace("{Word}", word[:1].upper() + word[1:])
 
 
 def seed_of(protocol: str, prompt: Prompt, item: str, repeat: int) -> int:

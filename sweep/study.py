@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sweep import grading, protocols, stimuli, words
-from sweep.block import Block, Draws, prompt_identity
+from sweep.block import Block, prompt_identity
 from sweep.grading import NamedGrader
+from sweep.material import Draws
 from sweep.models import SHIPPED, ModelError, ModelRequest, identify
 from sweep.spec import (
     DirectionTable,

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweep import plan
-from sweep.block import AXES, BLOCK, Block, Draws, canonical, concept_vector, seed_of, split_of
+from sweep.block import AXES, BLOCK, Block, canonical, seed_of, split_of
 from sweep.identity import permuted
+from sweep.material import Draws, concept_vector
 from sweep.store import Store
 from sweep.trial import Contrast, Message, Model, Prompt, Sampling, StrengthRule, Template, Trial
 
