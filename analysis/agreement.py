@@ -15,6 +15,7 @@ from scipy import stats
 
 from analysis.load import BOTH, Run, RunError
 from analysis.rates import LEVEL, rates
+from sweep.grading import folder_of
 from sweep.store import Store, committed
 
 RESAMPLES = 2000
@@ -205,8 +206,8 @@ def parted(frame: pl.LazyFrame, run: Run) -> pl.LazyFrame:
 
 
 def named(run: Run, wanted: Sequence[str]) -> list[str]:
-    """The graders that were asked for, or all. Raises RunError if one is not there, or there are not two."""
-    chosen = [known(run, name) for name in dict.fromkeys(wanted)] or graders(run)
+    """The folders of the graders asked for, or of all. Raises RunError if one is not there, or there are not two."""
+    chosen = list(dict.fromkeys(known(run, name) for name in wanted)) or graders(run)
     if len(chosen) < 2:
         there = ", ".join(graders(run)) or "none"
         raise RunError(f"agreement takes two graders, {run.path} has {there}: add one with `sweep grade`")
@@ -214,8 +215,8 @@ def named(run: Run, wanted: Sequence[str]) -> list[str]:
 
 
 def known(run: Run, grader: str) -> str:
-    """The grader's folder. Raises RunError if it has graded nothing here."""
-    found = graders(run)
-    if grader not in found:
+    """The folder of a grader that is named by it or as in a spec. Raises RunError if it has graded nothing here."""
+    found, folder = graders(run), folder_of(grader)
+    if folder not in found:
         raise RunError(f"no grades by {grader} in {run.path}; there are: {', '.join(found) or 'none'}")
-    return grader
+    return folder

@@ -87,24 +87,24 @@ def _edges(low: float | None, high: float | None) -> str:
 
 def draw(run: Path, grader: str, file: Path, n: int, *, measure: str | None = None, seed: int = 0) -> Report:
     """Write a blind CSV of `n` trials for labels by hand. FileExistsError if it is there; RunError as `open_run`."""
-    opened = _opened(run, grader)
+    opened, folder = _opened(run, grader)
     name = measure or _usual(opened)
-    sample = labels.draw(opened, grader, name, n, seed)
+    sample = labels.draw(opened, folder, name, n, seed)
     labels.hand_out(opened, sample, file)
     criterion = CRITERIA.get(name)
     lines = [
         f"wrote {len(sample.picks):,} trials to {file}, to be judged for {name}"
         + (f": {criterion}" if criterion else ""),
         "fill the column label with yes, no or unsure, and keep the other columns as they are",
-        f"Next: sweep calibrate {run} --grader {grader} --labels {file}",
+        f"Next: sweep calibrate {run} --grader {folder} --labels {file}",
     ]
-    facts = {"run": str(run), "grader": grader, "measure": name, "seed": seed, "draw": sample.id}
+    facts = {"run": str(run), "grader": folder, "measure": name, "seed": seed, "draw": sample.id}
     return Report(data={**facts, "file": str(file), "trials": len(sample.picks)}, lines=lines)
 
 
-def _opened(run: Path, grader: str) -> Run:
-    agreement.known(open_run(run), grader)
-    return open_run(run, grader)
+def _opened(run: Path, grader: str) -> tuple[Run, str]:
+    folder = agreement.known(open_run(run), grader)
+    return open_run(run, folder), folder
 
 
 def _usual(run: Run) -> str:
@@ -122,15 +122,15 @@ def calibrate(run: Path, grader: str, file: Path) -> Report:
 
     Raises LabelError for labels that cannot be taken back, or of another grader; RunError as `open_run`.
     """
-    opened = _opened(run, grader)
+    opened, folder = _opened(run, grader)
     sample, given = labels.take_back(opened, file)
-    if sample.grader != grader:
+    if sample.grader != folder:
         raise LabelError(f"{file} has labels for the verdicts of {sample.grader}: give --grader {sample.grader}")
     found = accuracies(sample, given)
     cells = corrected(labels.judged(opened, sample.measure), VERDICT + sample.measure, found, sample.seed)
     warnings = list(_warnings(sample, given, found, cells))
     data = {
-        "run": str(run), "grader": grader, "measure": sample.measure, "draw": sample.id, "seed": sample.seed,
+        "run": str(run), "grader": folder, "measure": sample.measure, "draw": sample.id, "seed": sample.seed,
         "labels": dict(Counter({True: "yes", False: "no", None: "unsure"}[label] for label in given.values())),
         "accuracies": [_plain(one) for one in found], "cells": cells.to_dicts(), "warnings": warnings,
     }  # fmt: skip

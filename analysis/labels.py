@@ -40,6 +40,9 @@ CRITERIA = {  # what the shipped measures mean, for whoever labels; one's own me
     "identified": "Does the response give the target, or a form of it, as what it noticed or was asked to name?",
     "claim_first": "Does the response claim to notice a thought before, or together with, the first use of the target?",
     "said_yes": "Is the response legible, and does it say yes before any no?",
+    "intended": "Does the response claim that the word was meant?",
+    "apologised": "Does the response call the word an accident?",
+    "repeated": "Does the response write the line down exactly as it stands in the question?",
     BOTH: "Does the response claim to notice an injected thought first, and then name the target as that thought?",
 }
 
@@ -207,16 +210,24 @@ def _sheet(run: Run, sample: Draw) -> Iterator[dict[str, str]]:
 
 
 def _shown(replies: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """What the model was asked, as it was rendered, and the part of its first reply that a grader judges."""
-    if not replies:
-        return "", "[no reply]"
-    row = replies[0]
+    """What the model was asked, as it was rendered, and what of its replies a grader judges; each by name if several.
+
+    Calls that read log-odds only have no text, so nothing of them can be judged by hand.
+    """
+    told = [(row["name"], row["rendered"], _answer(row)) for row in replies if row["stop"] != "none"]
+    if len(told) == 1:
+        return told[0][1:]
+    questions, answers = ([f"[{row[0]}]\n{row[part]}" for row in told] for part in (1, 2))
+    return "\n\n".join(questions), "\n\n".join(answers) or "[no reply]"
+
+
+def _answer(row: Mapping[str, Any]) -> str:
     reply = Reply(
         text=row["text"], token_ids=(), stop=row["stop"], options={}, prompt_tokens=row["prompt_tokens"],
         rendered=row["rendered"], marked=(), receipt=Receipt(expected=0, edited=0),
     )  # fmt: skip
     answer, why = answer_of(reply)
-    return row["rendered"], f"[no answer: {why}]" if answer is None else answer
+    return f"[no answer: {why}]" if answer is None else answer
 
 
 def _cell(text: str) -> str:

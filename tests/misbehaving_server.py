@@ -57,6 +57,11 @@ def honest(number: int, body: Mapping[str, Any]) -> Reply:
     return verdict("YES" if "detect" in said and "not" not in said else "NO")
 
 
+class _Http(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Silent about clients that were killed."""
+
+
 class Server:
     """Its address, and everything that it was asked."""
 
@@ -67,7 +72,7 @@ class Server:
         self.ending = threading.Event()
         self.in_flight = self.most_in_flight = 0
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._http = _Http(("127.0.0.1", 0), _handler(self))
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
 

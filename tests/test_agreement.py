@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,12 @@ from sweep.rows import GRADES, from_parquet, to_parquet
 from sweep.store import Store, publish, read_part, records
 from tests.synthetic_run import Grid, _unit, write_run
 
+FOLDER = RULES.removeprefix("grades/")
 GRID = Grid(
-    protocols=("injected_thought", "yes_bias"), arms=("none", "concept", "random"), layers=(4, 8, 10), strengths=(4.0,)
+    protocols=("injected_thought", "yes_bias"),
+    arms=("none", "concept", "random"),
+    layers=(4, 8, 10),
+    strengths=(4.0,),
 )
 Change = Callable[[dict[str, Any]], bool | None]
 
@@ -145,11 +150,11 @@ def test_interval_covers_in_a_simulation() -> None:
 def test_counts_are_those_of_a_plain_loop(path: Path) -> None:
     rules, judge = both(path)
     verdicts = [
-        {(row["trial"], row["measure"]): row["verdict"] for row in run.grades.collect().to_dicts()}
+        {(row["trial"], row["shard"], row["measure"]): row["verdict"] for row in run.grades.collect().to_dicts()}
         for run in (rules, judge)
     ]
-    ok = rules.trials.filter(status="ok", protocol="injected_thought", arm="concept").select("trial").collect()["trial"]
-    told = [tuple(one[trial, "detected"] for one in verdicts) for trial in ok]
+    ok = rules.trials.filter(status="ok", protocol="injected_thought", arm="concept").select("trial", "shard").collect()
+    told = [tuple(one[trial, shard, "detected"] for one in verdicts) for trial, shard in ok.iter_rows()]
     one = next(
         one
         for one in agreements(pairs(rules, judge))
@@ -175,6 +180,13 @@ def test_all_arms_are_the_sum_of_the_arms(path: Path) -> None:
         assert len(arms) == 3
         assert whole.trials == sum(one.trials for one in arms)
         assert whole.only_a == sum(one.only_a for one in arms)
+
+
+def test_a_trial_that_did_not_end_ok_is_not_compared(path: Path) -> None:
+    rules, judge = both(path)
+    failed = pl.when(pl.col("arm") == "none").then(pl.lit("error")).otherwise(pl.lit("ok"))
+    found = agreements(pairs(replace(rules, trials=rules.trials.with_columns(status=failed)), judge))
+    assert {one.arm for one in found} == {None, "concept", "random"}
 
 
 def test_detected_and_identified_is_compared_too(path: Path) -> None:
@@ -211,7 +223,7 @@ def test_the_command_shows_where_they_part(path: Path, tmp_path: Path) -> None:
     file = tmp_path / "parted.csv"
     report = agree(path, limit=2, file=file)
     (pair,) = report.data["pairs"]
-    assert {pair["a"], pair["b"]} == {"judge", "rules"}
+    assert {pair["a"], pair["b"]} == {"judge", FOLDER}
     written = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"), newline="")))
     assert len(written) == pair["parted"] == pairs(*both(path)).filter(pl.col("a") != pl.col("b")).collect().height
     assert all(row["a"] != row["b"] and row["text"] and "judge says so" in row["reason_a"] for row in written)
@@ -224,12 +236,12 @@ def test_the_command_shows_where_they_part(path: Path, tmp_path: Path) -> None:
 
 def test_graders_that_are_not_there_are_named(path: Path, tmp_path: Path) -> None:
     run = open_run(path)
-    assert graders(run) == ["judge", "rules"]
-    assert named(run, ["rules", "judge"]) == ["rules", "judge"]
-    with pytest.raises(RunError, match=r"no grades by nobody .* judge, rules"):
+    assert graders(run) == ["judge", FOLDER]
+    assert named(run, ["rules", "judge"]) == named(run, [FOLDER, "judge"]) == [FOLDER, "judge"]
+    with pytest.raises(RunError, match=f"no grades by nobody in .*: judge, {FOLDER}"):
         agree(path, ["rules", "nobody"])
     with pytest.raises(RunError, match="takes two graders"):
-        agree(path, ["rules", "rules"])
+        agree(path, ["rules", FOLDER])
     alone = write_run(tmp_path / "alone", Grid(protocols=("yes_bias",), arms=("none",)))
     with pytest.raises(RunError, match="takes two graders"):
         agree(alone)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import time
 import tomllib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +15,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweep import protocols
+from sweep import protocols, words
 from sweep.engine import Receipt, Reply, Stop
 from sweep.grading import rules
 from sweep.grading.forms import mentions
-from sweep.trial import Grade, Model, Outcome, Prompt, Sampling, Status, Template, Trial
+from sweep.trial import Model, Outcome, Prompt, Sampling, Status, Template, Trial
 
 GOLDEN = tomllib.loads(Path(__file__).with_name("golden_responses.toml").read_text("utf-8"))["response"]
+LINES = (
+    "Nobody noticed that the clock had stopped.",
+    "The lift stopped between the fourth and fifth floors.",
+    "My neighbour keeps three bicycles in the hall.",
+    "Two sparrows shared a crust by the gate.",
+    "A cold wind came down from the hills.",
+)
 
 
-def trial(protocol: str, item: str) -> Trial:
+def trial(protocol: str, item: str, *, sentences: Sequence[str] = (), others: Sequence[str] = ()) -> Trial:
     model = Model(name="f", path="fake:oracle", digest="0", engine="fake", layers=8)
     return Trial(
         id="0" * 32,
@@ -38,6 +49,21 @@ def trial(protocol: str, item: str) -> Trial:
         seed=1,
         number=1,
         split="dev",
+        sentences=tuple(sentences),
+        others=tuple(others),
+    )
+
+
+def reply(text: str, *, stop: Stop = "end", rendered: str = "user: ?") -> Reply:
+    return Reply(
+        text=text,
+        token_ids=(),
+        stop=stop,
+        options={},
+        prompt_tokens=3,
+        rendered=rendered,
+        marked=(),
+        receipt=Receipt(expected=0, edited=0),
     )
 
 
@@ -50,41 +76,53 @@ def outcome(
     status: Status = "ok",
     rendered: str = "user: ?",
 ) -> Outcome:
-    reply = Reply(
-        text=text,
-        token_ids=(),
-        stop=stop,
-        options={},
-        prompt_tokens=3,
-        rendered=rendered,
-        marked=(),
-        receipt=Receipt(expected=0, edited=0),
-    )
-    return Outcome(trial=trial(protocol, item), replies={"answer": reply}, status=status)
+    answer = reply(text, stop=stop, rendered=rendered)
+    return Outcome(trial=trial(protocol, item), replies={"answer": answer}, status=status)
+
+
+def golden(case: Mapping[str, Any]) -> Outcome:
+    """The row of a case, with the sentences, the other words and the second reply that it may have."""
+    protocol = case.get("protocol", "injected_thought")
+    wanted = protocols.get(protocol).sentences
+    lines = (case["sentence"],) if "sentence" in case else LINES[:wanted]
+    replies = {"answer": reply(case["text"], stop=case.get("stop", "end"))}
+    if "repeat" in case:
+        replies["repeat"] = reply(case["repeat"])
+    measures = {"position": float(case["position"])} if "position" in case else {}
+    asked = trial(protocol, case["item"], sentences=lines, others=case.get("others", ()))
+    return Outcome(trial=asked, replies=replies, measures=measures)
+
+
+def expected(case: Mapping[str, Any], measure: str) -> bool | None:
+    if case.get("null") or (measure == "repeated" and "repeat" not in case):
+        return None
+    return None if case[measure] == "undecidable" else case[measure]
 
 
 def verdicts(result: Outcome) -> dict[str, bool | None]:
     return {grade.measure: grade.verdict for grade in rules.grade(result)}
 
 
-def measured(case: dict[str, Any]) -> tuple[dict[str, bool | None], dict[str, bool | None], list[Grade]]:
-    protocol = case.get("protocol", "injected_thought")
-    result = outcome(case["text"], item=case["item"], protocol=protocol, stop=case.get("stop", "end"))
-    expected = {name: None if case.get("null") else case[name] for name in protocols.get(protocol).measures}
-    grades = rules.grade(result)
-    return {grade.measure: grade.verdict for grade in grades}, expected, grades
-
-
 @pytest.mark.parametrize("case", GOLDEN, ids=[f"{n}: {case['why']}" for n, case in enumerate(GOLDEN)])
 def test_golden(case: dict[str, Any]) -> None:
     """A case with `missed` is one that the rules are known to get wrong: the golden set is not trimmed to fit them."""
-    got, expected, grades = measured(case)
-    assert (got == expected) == ("missed" not in case), [(grade.measure, grade.reason) for grade in grades]
+    grades = rules.grade(golden(case))
+    right = {grade.measure: expected(case, grade.measure) for grade in grades}
+    got = {grade.measure: grade.verdict for grade in grades}
+    assert (got == right) == ("missed" not in case), [(grade.measure, grade.reason) for grade in grades]
 
 
 def test_the_golden_set_is_broad() -> None:
-    assert len(GOLDEN) >= 40
+    measured = Counter(case.get("protocol", "injected_thought") for case in GOLDEN)
+    assert measured["injected_thought"] >= 60
+    assert min(measured.values()) >= 5
+    assert set(measured) == {name for name in protocols.names() if protocols.get(name).measures}
     assert sum("missed" in case for case in GOLDEN) <= len(GOLDEN) // 20
+
+
+def test_every_measure_of_a_shipped_protocol_has_a_rule() -> None:
+    for name in protocols.names():
+        assert set(protocols.get(name).measures) <= {*rules.RULES, *rules.ALL_OF}
 
 
 @pytest.mark.parametrize("why", ["null", "error"])
@@ -144,6 +182,57 @@ def test_a_confirmed_yes_names_each_word(item: str) -> None:
     assert verdicts(outcome(no, item=item))["detected"] is False
 
 
+@pytest.mark.parametrize(("answered", "came_back"), list(product((True, False, None), repeat=2)))
+def test_both_is_a_three_valued_and(answered: bool | None, came_back: bool | None) -> None:
+    """Unknown is reply "none" here: nothing was generated. It hides what is unknown only where the other decides."""
+
+    def said(text: str, right: bool | None) -> Reply:
+        return reply("", stop="none") if right is None else reply(text if right else "Nothing.")
+
+    replies = {"answer": said("Bread", answered), "repeat": said(LINES[0], came_back)}
+    asked = trial("thought_or_text", "Bread", sentences=LINES[:1], others=["Milk"])
+    got = verdicts(Outcome(trial=asked, replies=replies))
+    assert (got["identified"], got["chosen"], got["repeated"]) == (answered, answered, came_back)
+    known = {answered, came_back}
+    assert got["identified_and_repeated"] is (False if False in known else None if None in known else True)
+
+
+def test_what_a_trial_lacks_is_null_and_never_false() -> None:
+    bare = Outcome(trial=trial("thought_or_text", "Bread"), replies={"answer": reply("Bread")})
+    assert verdicts(bare) == {"identified": True, "chosen": None, "repeated": None, "identified_and_repeated": None}
+    assert verdicts(replace(bare, replies={"answer": reply("Bread"), "repeat": reply("x")}))["repeated"] is None
+    read_only = {"answer": reply("", stop="none"), "repeat": reply(LINES[0])}
+    prefilled = Outcome(trial=trial("prefill", "Bread", sentences=LINES[:1]), replies=read_only)
+    assert verdicts(prefilled) == {"legible": None, "intended": None, "apologised": None, "repeated": True}
+
+
+@pytest.mark.parametrize("place", range(1, 6))
+@pytest.mark.parametrize(
+    "form", ["{n}", "{n}.", "#{n}", "Sentence {n}", "sentence {word}", "{word}", "the {nth} one", "It is {n}, not 9."]
+)
+def test_a_number_is_right_at_its_position_alone(form: str, place: int) -> None:
+    cardinals = ("one", "two", "three", "four", "five")
+    ordinals = ("first", "second", "third", "fourth", "fifth")
+    text = form.format(n=place, word=cardinals[place - 1], nth=ordinals[place - 1])
+    case = {"protocol": "localization", "item": "Bread", "text": text}
+    right = [position for position in range(1, 6) if verdicts(golden({**case, "position": position}))["located"]]
+    assert right == [place]
+
+
+@given(st.sampled_from([case["text"] for case in GOLDEN if case.get("protocol") == "prefill"]))
+def test_a_word_is_not_both_meant_and_an_accident(text: str) -> None:
+    got = verdicts(golden({"protocol": "prefill", "item": "Bread", "text": text}))
+    assert not (got["intended"] and got["apologised"])
+
+
+def test_a_contrast_is_named_by_any_of_its_names() -> None:
+    for name in words.names_of("shouting"):
+        assert verdicts(outcome(f"Yes. I detect an injected thought about {name}.", item="shouting"))["identified"]
+    assert not mentions("a quiet room", "shouting")
+    assert len(words.names_of("shouting")) > 1
+    assert words.names_of("Bread") == ("Bread",)
+
+
 @given(st.text(max_size=300))
 def test_any_text_gets_a_verdict(text: str) -> None:
     got = verdicts(outcome(text))
@@ -162,4 +251,6 @@ def test_long_texts_take_no_time() -> None:
     start = time.monotonic()
     for text in ("I I I I " * 5000, "there is a a a a " * 3000, "not " * 10000, "ab" * 20000):
         verdicts(outcome(text))
+    for protocol, text in (("prefill", "I did not if " * 2000), ("localization", "not 3 or " * 2000)):
+        verdicts(golden({"protocol": protocol, "item": "ocean", "text": text, "position": 3}))
     assert time.monotonic() - start < 10

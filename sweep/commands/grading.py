@@ -25,13 +25,15 @@ from sweep.grading.judge import Judge
 from sweep.grading.judging import Judging
 from sweep.grading.local import AT_ONCE, Local
 from sweep.grading.spend import BudgetSpent
-from sweep.grading.throttle import JudgeDown
+from sweep.grading.throttle import FIRST_WAIT, JudgeDown
 from sweep.grading.watch import Watch, endpoint_line, null_share
 from sweep.plan import Plan, parse_shard
 from sweep.store import Store
+from sweep.stream import Stream
 from sweep.trial import Model, Template
 
 POLL = 2.0  # seconds between two looks at a run that is still going on
+GRACE = 15.0  # seconds that requests in flight, which will be paid, have to end; a second signal ends them
 
 EngineFor = Callable[[Model, Template], Engine]
 
@@ -136,7 +138,8 @@ class _Judged:
                 with Watch(lambda: self._line(judging, answers, ask)) as watch:
                     await self._passes(judging, watch)
             finally:
-                await answers.close()
+                await ask.stop()
+                await answers.close(GRACE if isinstance(ask, Endpoint) else 0)
                 self._note(judging, answers, ask)
 
     async def _passes(self, judging: Judging, watch: Watch) -> None:
@@ -155,10 +158,10 @@ class _Judged:
         """Who is asked, and how many trials are to be open at once so that it is never idle."""
         table = self._judge.table.endpoint
         if table is not None:
-            ask, ahead = Endpoint(table), 2 * table.concurrency
+            ask, ahead = Endpoint(table, first_wait=FIRST_WAIT), 2 * table.concurrency
         else:
             assert self._judge.model is not None
-            ask = Local(self._engine(self._judge.model, self._judge.template), self._judge.template)
+            ask = Local(Stream(self._engine(self._judge.model, self._judge.template)), self._judge.template)
             ahead = 2 * AT_ONCE
         try:
             yield ask, ahead

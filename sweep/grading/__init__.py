@@ -9,7 +9,6 @@ from typing import Any, cast
 from sweep.grading import rules
 from sweep.trial import Grader
 
-
 RULES = f"grades/{rules.NAME}"  # the stage of the shipped rules; rules of another version lie beside it
 
 

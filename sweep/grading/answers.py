@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from sweep.grading.judge import Answer, Ask, Question
+from sweep.grading.questions import Answer, Ask, Question
 from sweep.rows import from_parquet, to_parquet
 from sweep.store import Store
 
@@ -69,14 +69,15 @@ class Answers:
             _write(self._files, self._folder, self._fresh)
             self._fresh, self._written = [], time.monotonic()
 
-    async def close(self) -> None:
-        """Abandon what is in flight and keep what was answered."""
-        flying = list(self._flying.values())
-        for task in flying:
-            task.cancel()
-        if flying:
-            await asyncio.wait(flying)
-        self.keep(all_of_them=True)
+    async def close(self, grace: float) -> None:
+        """Keep what was answered, and what is within so many seconds; abandon the rest."""
+        try:
+            if self._flying:
+                await asyncio.wait(list(self._flying.values()), timeout=grace)
+        finally:
+            for task in self._flying.values():
+                task.cancel()
+            self.keep(all_of_them=True)
 
 
 def _seen(task: asyncio.Task[Answer]) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, Field, ValidationError
 
-from sweep.grading.judge import JSON_FORM, NO, YES, Answer, EndpointTable, JudgeError, Question
-from sweep.grading.spend import Prices, Spend
+from sweep.grading.judge import EndpointTable, JudgeError
+from sweep.grading.questions import JSON_FORM, NO, YES, Answer, Question
+from sweep.grading.spend import BudgetSpent, Prices, Spend
 from sweep.grading.throttle import FIRST_WAIT, AskFailed, JudgeDown, Throttle
 
 PROBE = Question(text=f"Is water wet? {JSON_FORM.format(choices=f'{YES} or {NO}')}", choices=(YES, NO), wanted=YES)
@@ -92,6 +93,10 @@ class Endpoint:
             if failures >= self._table.attempts:
                 raise AskFailed(f"{failures} attempts failed, at last: {result.why}")
 
+    async def stop(self) -> None:
+        """No further request; those in flight, which will be paid, may end."""
+        await self.throttle.stop(JudgeDown("stopped"))
+
     async def close(self) -> None:
         await self._client.aclose()
 
@@ -101,7 +106,9 @@ class Endpoint:
             return True
         probe = await self._attempt(PROBE)
         if isinstance(probe, _Refusal):
-            raise JudgeError(f"{self._url} takes no request ({probe.status}: {probe.why}); see model and body in it")
+            error = JudgeError(f"{self._url} takes no request ({probe.status}: {probe.why}); see model and body in it")
+            await self.throttle.stop(error)
+            raise error
         return isinstance(probe, Answer)
 
     async def _attempt(self, question: Question) -> Answer | _Refusal | _Failure:
@@ -118,6 +125,9 @@ class Endpoint:
                 self.failures, self.last_failure = self.failures + 1, result.why
                 await self.throttle.failed(began, result.why, result.retry_after)
             return result
+        except (JudgeError, JudgeDown, BudgetSpent) as error:
+            await self.throttle.stop(error)  # it holds for every question
+            raise
         finally:
             await self.throttle.leave()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from sweep.words import category
+from sweep.words import category, names_of
 
 _IRREGULAR = ({"child", "children"}, {"man", "men"}, {"woman", "women"}, {"mouse", "mice"}, {"foot", "feet"})
 _SUFFIX = re.compile(r"\s+(?:Jr\.?|Sr\.?|[IVX]+)$")
@@ -13,10 +13,9 @@ _CVC = re.compile(r"[^aeiou]*[aeiou][bdfgklmnprtvz]")  # "run", not "rain" or "r
 
 
 def mentions(text: str, concept: str) -> list[int]:
-    """The characters at which the concept is named."""
-    found = [match.start() for match in _pattern(concept).finditer(text)]
-    last = _last_name(concept)
-    return sorted({*found, *(match.start() for match in last.finditer(text))} if last else found)
+    """The characters at which the concept is named, by any name that it has."""
+    patterns = [pattern for name in names_of(concept) for pattern in (_pattern(name), _last_name(name)) if pattern]
+    return sorted({match.start() for pattern in patterns for match in pattern.finditer(text)})
 
 
 @cache

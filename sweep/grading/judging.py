@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from sweep.grading import stage
 from sweep.grading.answers import Answers
 from sweep.grading.judge import Judge
+from sweep.grading.questions import Ask
 from sweep.grading.throttle import AskFailed
 from sweep.plan import Plan, parse_shard
 from sweep.store import Record, Store
@@ -53,34 +54,47 @@ class Judging:
         return asyncio.create_task(self._shard(name, outcomes, file))
 
     async def _shard(self, name: str, outcomes: Sequence[Outcome], file: str) -> Record | None:
-        """Every question of the shard is asked even where one fails: what is answered need not be asked again."""
         try:
-            found = await _all([self._graded(outcome) for outcome in outcomes])
+            record = await judge_shard(self._files, self._judge, self._answers, name, outcomes, file)
         finally:
             self._open -= len(outcomes)
-        failed = next((each for each in found if isinstance(each, AskFailed)), None)
-        if failed is not None:
-            raise failed
-        pairs = zip(outcomes, found, strict=True)
-        graded = [(o, grade) for o, grades in pairs if not isinstance(grades, AskFailed) for grade in grades]
-        self._answers.keep(all_of_them=True)  # then a shard that is asked again is never paid again
-        record = stage.publish(self._files, self._judge.stage, self._judge.name, name, graded, file)
         if record is not None:
             self.trials += len(outcomes)
-            self.verdicts.update(grade.verdict for _, grade in graded)
+            for cell in record["verdicts"]:
+                self.verdicts.update({True: cell["true"], False: cell["false"], None: cell["null"]})
         return record
-
-    async def _graded(self, outcome: Outcome) -> list[Grade] | AskFailed:
-        try:
-            return await self._judge.grade(outcome, self._answers)
-        except AskFailed as error:
-            return error
 
     def _settle(self, name: str, task: asyncio.Task[Record | None]) -> None:
         try:
             self.shards += task.result() is not None
         except AskFailed as error:
             self.left[name] = str(error)
+
+
+async def judge_shard(
+    files: Store, judge: Judge, ask: Ask, name: str, outcomes: Sequence[Outcome], trials_file: str
+) -> Record | None:
+    """Ask about a shard's outcomes and publish its grades; None if someone else was first.
+
+    Raises what `ask` raises. Of AskFailed the first, after every other question of the shard was asked: what is
+    answered need not be asked again.
+    """
+
+    async def graded(outcome: Outcome) -> list[Grade] | AskFailed:
+        try:
+            return await judge.grade(outcome, ask)
+        except AskFailed as error:
+            return error
+
+    found = await _all([graded(outcome) for outcome in outcomes])
+    pairs: list[tuple[Outcome, Grade]] = []
+    for outcome, grades in zip(outcomes, found, strict=True):
+        if isinstance(grades, AskFailed):
+            raise grades
+        pairs += [(outcome, grade) for grade in grades]
+    if isinstance(ask, Answers):
+        ask.keep(all_of_them=True)  # before the grades: then a shard that is asked again is never paid again
+    return stage.publish(files, judge.stage, judge.name, name, pairs, trials_file)
 
 
 async def _all(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

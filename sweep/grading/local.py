@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from sweep.engine import Engine, Reply
-from sweep.grading.judge import Answer, Question, call, from_options
+from sweep.engine import Reply
+from sweep.grading.questions import Answer, Question, call
+from sweep.grading.verdicts import from_options
 from sweep.stream import Stream
 from sweep.trial import Template
 
@@ -13,10 +14,10 @@ AT_ONCE = 512  # questions in flight: more than any engine's batch
 
 
 class Local:
-    """Made inside an event loop, which its engine is stepped in."""
+    """Asks through a stream, which is made inside the event loop that steps its engine."""
 
-    def __init__(self, engine: Engine, template: Template) -> None:
-        self._stream, self._template = Stream(engine), template
+    def __init__(self, stream: Stream, template: Template) -> None:
+        self._stream, self._template = stream, template
         self._room = asyncio.Semaphore(AT_ONCE)
 
     async def __call__(self, question: Question) -> Answer:
@@ -27,6 +28,9 @@ class Local:
             except ValueError as error:  # too long for this model
                 return Answer(asked=question.asked, raw=str(error), ended="refused")
             return from_options(question, await self._stream.race(_reply(future)))
+
+    async def stop(self) -> None:
+        """What is in flight costs nothing to ask again."""
 
     async def close(self) -> None:
         self._stream.close()

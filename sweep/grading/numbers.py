@@ -1,4 +1,4 @@
-"""Which of some listed sentences an answer gives, by number: "3", "#3", "Sentence 3", "three", "the third", "the last one".
+"""Which of some listed sentences an answer gives: "3", "#3", "Sentence 3", "three", "the third", "the last one".
 
 A number that counts ("the five sentences", "2 of them"), rates ("80%"), belongs to a trial or stands in a sentence that
 is quoted gives none. Of several the answer has to settle on one: the others are put aside ("3, not 4"; "4 is weaker"),
@@ -25,7 +25,7 @@ _NUMBER = re.compile(
 )
 _NOUN = r"(?:sentence|number|line|option|statement|no\.)"
 
-# -- numbers that are no sentence's; each is matched against the text before, or after -----------------------------------
+# -- numbers that are no sentence's; each is matched against the text before, or after ---------------------------------
 _PLURAL = re.compile(
     r"\s+(?:\w+\s+)?(?:sentences|options|candidates|lines|statements|choices|thoughts|words|times)\b", _I
 )
@@ -38,17 +38,18 @@ _SAID_ONE = re.compile(r"(?:^|\b(?:is|was|be|answer|it['’]s|say|pick|choose|wi
 _ONE_ENDS = re.compile(r"\s*(?:$|[.,;:!)\n]|(?:or|and|but|because|since)\b)", _I)
 _IDIOM_BEFORE = re.compile(r"\b(?:at|on|a|an|close|per|every)\s*$", _I)
 _IDIOM_AFTER = re.compile(
-    r"\s+(?:of all|thoughts?|glance|impression|time|guess|instinct|reading|look|sight|place|choice|best|most|strongest)\b",
+    r"\s+(?:of all|thoughts?|glance|impression|time|guess|instinct|reading|look|sight|place|choice|best|most|"
+    r"strongest)\b",
     _I,
 )
 _OPENS = re.compile(r"(?:^|[.!?\n]\s*)$")
 _THEN_SPEAKS = re.compile(r"\s*,|\s+(?:I|let|it|we)\b", _I)
 
-# -- what the answer makes of a number -----------------------------------------------------------------------------------
+# -- what the answer makes of a number ---------------------------------------------------------------------------------
 _FILL = rf"(?:\W+(?:the|in|on|it|is|was|be|that|think|believe|say|{_NOUN}))*\W*$"
 _PUT_ASIDE = re.compile(
-    rf"(?:\b(?:not|never|nor|neither|without|rather than|instead of|unlike|except|over|than|compared (?:to|with))\b|n['’]t\b)"
-    rf"{_FILL}",
+    r"(?:\b(?:not|never|nor|neither|without|rather than|instead of|unlike|except|over|than|compared (?:to|with))\b|"
+    rf"n['’]t\b){_FILL}",
     _I,
 )
 _WEAKER_THAN = re.compile(rf"\b(?:weaker|fainter|lower|smaller|less(?:\s+\w+)?)\s+than\b{_FILL}", _I)
@@ -74,13 +75,13 @@ _LINK = re.compile(rf"[ \t,/&–—-]*(?P<word>or|nor|and|to)?[ \t,]*(?:(?:maybe
 _CORRECTION = re.compile(
     r"\b(?:actually|wait|correction|scratch that|on (?:second thoughts?|reflection)|no,|let me (?:correct|change))", _I
 )
-REACH = 200  # so that a long text takes time in proportion to its length
+_REACH = 100  # so that a long text takes time in proportion to its length
 _SENTENCE_END = re.compile(r"(?<!\bno)[.!?;](?=\s)|\n", _I)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Mention:
-    """A number, and at most REACH characters around it; `lead` and `tail` are what of them is in its sentence."""
+    """A number, and at most _REACH characters around it; `lead` and `tail` are what of them is in its sentence."""
 
     value: int
     start: int
@@ -151,8 +152,8 @@ def _is_aside(mention: _Mention) -> bool:
 
 def _mentions(text: str, count: int) -> Iterator[_Mention]:
     for found in _NUMBER.finditer(text):
-        before = text[max(0, found.start() - REACH) : found.start()]
-        after = text[found.end() : found.end() + REACH]
+        before = text[max(0, found.start() - _REACH) : found.start()]
+        after = text[found.end() : found.end() + _REACH]
         word = (found["word"] or "").casefold()
         if _OTHER_THING.search(before) or not _is_number(found, word, before, after):
             continue

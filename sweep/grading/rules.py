@@ -11,6 +11,11 @@ own and with detection folded as in Macar 2026 (legible, claimed, and claimed fi
   lists claim_first), only where a detection names it; in that to an open question (one that lists detected), where the
   sentence speaks of the model's own mind; else anywhere, as nothing more was asked.
 - said_yes: legible, and yes comes before any no.
+- chosen: of ten words, the item and nine others, the item is named first. The free stand-in for Lindsey 2025's judge.
+- repeated: the sentence is in the reply "repeat", letter for letter but for case (Lindsey 2025).
+- identified_and_repeated: both; false if either is, else null if either is.
+- intended, apologised: legible, and the first stance to the word (sweep/grading/intent.py); both may be false.
+- located, ranked: the number that the answer gives or settles on is the measure "position".
 
 Null where there is nothing to judge: an error row, a reply cut inside its thinking or before its answer, no text.
 """
@@ -18,17 +23,19 @@ Null where there is nothing to judge: an error row, a reply cut inside its think
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sweep import protocols
 from sweep.grading.claims import Claim, find_claim, negated
 from sweep.grading.forms import mentions
+from sweep.grading.intent import Stance, stance_of
 from sweep.grading.legible import WORD, illegible
+from sweep.grading.numbers import given_number
 from sweep.grading.thinking import answer_of
 from sweep.trial import Grade, Outcome
 
-NAME = "rules-1"
+NAME = "rules-2"
 
 _YES = re.compile(
     r"\b(?:yes|yeah|yep|indeed|affirmative|certainly|absolutely|definitely|of course|correct|true)\b", re.I
@@ -65,56 +72,66 @@ class Answer:
         return bool(self.named) and first is not None and self.named[0] == first.start()
 
 
+Answers = Mapping[str, Answer | str]  # by the reply's name; instead of one, why there is none to judge
+Rule = Callable[[Outcome, Answer], Verdict]
+
+
 def grade(outcome: Outcome) -> list[Grade]:
     """One grade for each measure of the trial's protocol."""
-    measures = protocols.get(outcome.trial.protocol).measures
-    answer, unjudged = read(outcome)
-    verdicts = [(None, unjudged) if answer is None else judge(measure, answer, measures) for measure in measures]
-    return [
-        Grade(trial=outcome.trial.id, measure=measure, verdict=verdict, reason=reason)
-        for measure, (verdict, reason) in zip(measures, verdicts, strict=True)
-    ]
+    answers = {name: read(outcome, name) for name in outcome.replies}
+    grades: list[Grade] = []
+    for measure in protocols.get(outcome.trial.protocol).measures:
+        verdict, reason = judge(measure, outcome, answers)
+        grades.append(Grade(trial=outcome.trial.id, measure=measure, verdict=verdict, reason=reason))
+    return grades
 
 
-def read(outcome: Outcome) -> tuple[Answer | None, str]:
-    """The answer, or None and why there is none to judge."""
-    reply = next(iter(outcome.replies.values()), None)
-    if outcome.status != "ok" or reply is None:
-        return None, f"the row is {outcome.status}" if outcome.status != "ok" else "the row has no reply"
-    text, why = answer_of(reply)
+def read(outcome: Outcome, reply: str) -> Answer | str:
+    """A reply's answer, or why there is none to judge."""
+    text, why = answer_of(outcome.replies[reply])
     if text is None:
-        return None, why or "no text"
+        return why or "no text"
     claim, stance = find_claim(text)
     named = tuple(mentions(text, outcome.trial.item))
-    return Answer(text=text, garbled=illegible(text), claim=claim, stance=stance, named=named), ""
+    return Answer(text=text, garbled=illegible(text), claim=claim, stance=stance, named=named)
 
 
-def judge(measure: str, answer: Answer, measures: Sequence[str]) -> Verdict:
-    if measure == "identified":
-        rule = _in_claim if "claim_first" in measures else _as_thought if "detected" in measures else _anywhere
-        return rule(answer)
+def judge(measure: str, outcome: Outcome, answers: Answers) -> Verdict:
+    if outcome.status != "ok":
+        return None, f"the row is {outcome.status}"
+    if measure in ALL_OF:
+        return _all([judge(part, outcome, answers) for part in ALL_OF[measure]])
     if measure not in RULES:
         return None, f"{NAME} has no rule for {measure!r}"
-    return RULES[measure](answer)
+    reply = READS.get(measure, next(iter(answers), "answer"))
+    answer = answers.get(reply, f"the row has no reply {reply!r}")
+    return (None, answer) if isinstance(answer, str) else RULES[measure](outcome, answer)
 
 
-def _legible(answer: Answer) -> Verdict:
+def _all(parts: list[Verdict]) -> Verdict:
+    """Three-valued: one that is false decides, whatever is unknown."""
+    verdicts = [verdict for verdict, _ in parts]
+    reason = "; ".join(why for _, why in parts)
+    return False if False in verdicts else None if None in verdicts else True, reason
+
+
+def _legible(_: Outcome, answer: Answer) -> Verdict:
     return answer.garbled is None, answer.garbled or "language"
 
 
-def _detected(answer: Answer) -> Verdict:
+def _detected(outcome: Outcome, answer: Answer) -> Verdict:
     if answer.garbled is not None:
         return False, f"not legible: {answer.garbled}"
-    return _claim_first(answer)
+    return _claim_first(outcome, answer)
 
 
-def _claim_first(answer: Answer) -> Verdict:
+def _claim_first(_: Outcome, answer: Answer) -> Verdict:
     if answer.claim is not None and not answer.claim_first:
         return False, "names the concept before it claims anything"
     return answer.claim_first, answer.stance
 
 
-def _said_yes(answer: Answer) -> Verdict:
+def _said_yes(_: Outcome, answer: Answer) -> Verdict:
     if answer.garbled is not None:
         return False, f"not legible: {answer.garbled}"
     yes, no = _YES.search(answer.text), _NO.search(answer.text)
@@ -126,8 +143,15 @@ def _said_yes(answer: Answer) -> Verdict:
     )
 
 
-def _in_claim(answer: Answer) -> Verdict:
-    detected, why = _detected(answer)
+def _identified(outcome: Outcome, answer: Answer) -> Verdict:
+    measures = protocols.get(outcome.trial.protocol).measures
+    if "claim_first" in measures:
+        return _in_claim(outcome, answer)
+    return _as_thought(answer) if "detected" in measures else _anywhere(answer)
+
+
+def _in_claim(outcome: Outcome, answer: Answer) -> Verdict:
+    detected, why = _detected(outcome, answer)
     if not detected or answer.claim is None:
         return False, f"not detected: {why}"
     inside = [at for at in answer.named if answer.claim.start <= at < answer.claim.stop]
@@ -160,9 +184,55 @@ def _of_own_mind(text: str, at: int) -> bool:
     return _MIND.search(sentence) is not None and _OWN.search(sentence) is not None
 
 
-RULES: dict[str, Callable[[Answer], Verdict]] = {
+def _chosen(outcome: Outcome, answer: Answer) -> Verdict:
+    """Where two begin at one place ("ice", "ice cream") the longer one is meant."""
+    trial = outcome.trial
+    if not trial.others:
+        return None, "the trial has no other words to choose from"
+    places = [(at, -len(word), word) for word in (trial.item, *trial.others) for at in mentions(answer.text, word)]
+    if not places:
+        return False, "names none of the words"
+    _, _, first = min(places)
+    return first == trial.item, f"names {first!r} first"
+
+
+def _repeated(outcome: Outcome, answer: Answer) -> Verdict:
+    if not outcome.trial.sentences:
+        return None, "the trial has no sentence"
+    there = outcome.trial.sentences[0].lower() in answer.text.lower()
+    return there, "the sentence is there" if there else f"not the sentence: {answer.text[:60]!r}"
+
+
+def _takes(stance: Stance) -> Rule:
+    def rule(outcome: Outcome, answer: Answer) -> Verdict:
+        if answer.garbled is not None:
+            return False, f"not legible: {answer.garbled}"
+        taken, why = stance_of(answer.text, outcome.trial.item)
+        return taken == stance, why
+
+    return rule
+
+
+def _at_position(outcome: Outcome, answer: Answer) -> Verdict:
+    position = outcome.measures.get("position")
+    if position is None:
+        return None, "the row has no position"
+    number, why = given_number(answer.text, outcome.trial.sentences)
+    return number == position, f"{why}; right is {position:g}"
+
+
+RULES: Mapping[str, Rule] = {
     "legible": _legible,
     "detected": _detected,
     "claim_first": _claim_first,
+    "identified": _identified,
     "said_yes": _said_yes,
+    "chosen": _chosen,
+    "repeated": _repeated,
+    "intended": _takes("meant"),
+    "apologised": _takes("accident"),
+    "located": _at_position,
+    "ranked": _at_position,
 }
+READS: Mapping[str, str] = {"repeated": "repeat"}  # the others read the first reply
+ALL_OF: Mapping[str, tuple[str, ...]] = {"identified_and_repeated": ("identified", "repeated")}

@@ -43,7 +43,7 @@ class Throttle:
         self._failing_since: float | None = None
         self._last_failure: float | None = None
         self._rounds = 0  # failures in a row, each after the last was heard
-        self._down: JudgeDown | None = None
+        self._stopped: Exception | None = None
         self._until = 0.0
         self.limit = 1.0
         self.in_flight = 0
@@ -55,12 +55,12 @@ class Throttle:
         return max(0.0, self._until - self._clock())
 
     async def enter(self) -> float:
-        """Wait for a turn; when it began, for `leave`. Raises JudgeDown where patience has ended."""
+        """Wait for a turn; when it began, for `failed`. Raises what stopped it: JudgeDown where patience has ended."""
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: self._down or self.in_flight < int(self.limit))
-                if self._down:
-                    raise JudgeDown(str(self._down))
+                await self._changed.wait_for(lambda: self._stopped or self.in_flight < int(self.limit))
+                if self._stopped:
+                    raise self._stopped
                 if not self.pause:
                     self.in_flight += 1
                     return self._clock()
@@ -90,6 +90,10 @@ class Throttle:
 
     async def _give_up(self, why: str, retry_after: float | None) -> None:
         asks = "" if retry_after is None else f"; it asks to wait {retry_after:,.0f} s"
+        await self.stop(JudgeDown(f"no answer within a patience of {self._patience:,.0f} s, at last: {why}{asks}"))
+
+    async def stop(self, error: Exception) -> None:
+        """Nobody starts any more: whoever waits, or comes later, gets the error. What is in flight may end."""
         async with self._changed:
-            self._down = JudgeDown(f"no answer within a patience of {self._patience:,.0f} s, at last: {why}{asks}")
+            self._stopped = self._stopped or error
             self._changed.notify_all()
