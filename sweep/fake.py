@@ -1,29 +1,31 @@
 """An engine without a model, for tests, dry runs and checking the statistics: sweep.fake_subjects says what it answers.
 
 A model's path names the subject: "fake:oracle", or "fake:oracle?delay=0.01" to spend that many seconds on each call,
-as does the environment's SWEEP_FAKE_DELAY. Receipts and spans are as real as in any engine: positions are counted in
-tokens of the rendered text, which are runs of letters, of signs or of spaces.
+as does the environment's SWEEP_FAKE_DELAY. Receipts, spans and readings are as real as in any engine: positions are
+counted in tokens of the rendered text, which are runs of letters, of signs or of spaces. What is read there is made up
+in sweep.fake_residuals.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import re
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 import numpy as np
 
 from sweep.engine import Call, Receipt, Reply
+from sweep.fake_residuals import LENGTH, Fed, check, gaussian, measure, residual_stream
 from sweep.fake_subjects import SUBJECTS, answer, dice, digest, feel, options
 from sweep.trial import Anchor, Directions, Injection, Message, Model, Span, Template
 
-HIDDEN, BATCH, CONTEXT, VOCABULARY = 16, 64, 4096, 32
+BATCH, CONTEXT = 64, 4096
+VOCABULARY, FAR = 32, 16.0  # tokens of a distribution, and ||delta|| at which 1/e of it is still the text's own
 DELAY = "SWEEP_FAKE_DELAY"
 
 _TOKEN = re.compile(r"\w+|[^\w\s]+|\s+")
@@ -31,11 +33,17 @@ _TOKEN = re.compile(r"\w+|[^\w\s]+|\s+")
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A call as text, and where its tokens and spans are."""
+    """A call as text, and where its tokens are; the others are in tokens."""
 
     rendered: str
     tokens: tuple[tuple[int, int], ...]
-    spans: tuple[tuple[int, int | None], ...]  # in tokens
+    answer: int  # the first of the answer, which may be begun
+    spans: tuple[tuple[int, int | None], ...] = ()
+    reads: tuple[tuple[int, int | None], ...] = ()
+
+    def each(self, call: Call) -> tuple[tuple[int, int | None], ...]:
+        """A span for every injection. A control has its twin's spans, one or several, and nothing acts on them."""
+        return self.spans if len(self.spans) == len(call.injections) else self.spans * len(call.injections)
 
 
 class FakeEngine:
@@ -67,8 +75,10 @@ class FakeEngine:
         """It holds nothing."""
 
     def activations(self, prompts: Sequence[str], template: Template) -> np.ndarray:
-        """Gaussian by hash of (rendered prompt, layer): norms are about 4 at every layer, differences about 6."""
-        return np.stack([[_gaussian(template, prompt, layer) for layer in range(self._layers)] for prompt in prompts])
+        """The residual stream without a thought in it: norms are about 4 at every layer, differences about 6."""
+        asked = [(Message(role="user", text=prompt),) for prompt in prompts]
+        texts = [locate(Call(trial="", messages=messages, template=template)).rendered for messages in asked]
+        return np.stack([gaussian(template, text, self._layers) for text in texts])
 
     def _check(self, call: Call) -> Asked:
         for injection in call.injections:
@@ -76,15 +86,15 @@ class FakeEngine:
                 raise ValueError(f"layer {injection.layer} of a model with {self._layers} layers")
         if not call.spans or (call.injections and len(call.spans) not in (1, len(call.injections))):
             raise ValueError(f"{len(call.spans)} spans for {len(call.injections)} injections: give one, or one each")
-        if call.readings:
-            raise ValueError("a fake subject has no residual stream to read; ask a real model")
+        for reading in call.readings:
+            check(reading, self._directions, self._layers)
         asked = locate(call)
         if len(asked.tokens) + call.max_tokens > CONTEXT:
             raise ValueError(f"{len(asked.tokens)} tokens and {call.max_tokens} more do not fit in {CONTEXT}")
         return asked
 
     def _answer(self, call: Call, asked: Asked) -> Reply:
-        hit = feel(call.injections, self._layers)
+        hit = feel(call, self._layers)
         words: list[str] = _TOKEN.findall(answer(self.subject, call, hit, dice(self.subject, call)))
         given = words[: call.max_tokens]
         ended = "none" if not call.max_tokens else "end" if len(words) == len(given) else "length"
@@ -92,39 +102,50 @@ class FakeEngine:
             text="".join(given),
             token_ids=tuple(digest("token", word) % 32768 for word in given),
             stop=ended,
-            options=options(self.subject, call, hit),
+            options=_told_apart(options(self.subject, call, hit)),
             prompt_tokens=len(asked.tokens),
             rendered=asked.rendered,
             marked=tuple(_characters(asked, span) for span in asked.spans),
             receipt=self._receipt(call, asked, len(given)),
+            readings=self._read(call, asked, given) if call.readings else (),
             distribution=self._distribution(call) if call.distribution else None,
         )
 
     def _distribution(self, call: Call) -> np.ndarray:
-        """Gaussian logits by hash of the text, moved |alpha| ||v|| along others by hash of each direction and layer."""
-        logits = _logits([message.text for message in call.messages])
+        """Log-probabilities by hash of the text, on the way to others, by hash of direction and layer, the further the
+        stronger an injection is: so their KL rises with its strength, up to some bound."""
+        p = _probabilities([message.text for message in call.messages])
         for each in call.injections:
-            logits += abs(each.alpha) * self._norm(each) * _logits([each.direction, each.layer])
-        return (logits - np.log(np.exp(logits).sum())).astype(np.float32)
+            unit = {"raw": self._norm(each), "unit": 1.0, "residual": LENGTH}[each.norm]
+            stays = float(np.exp(-abs(each.alpha) * unit / FAR))
+            p = stays * p + (1 - stays) * _probabilities([each.direction, each.layer])
+        return np.log(p).astype(np.float32)
 
     def _receipt(self, call: Call, asked: Asked, generated: int) -> Receipt:
         fed = len(asked.tokens) + max(0, generated - 1)  # the last generated token is never fed back
         if not call.injections:
             return Receipt(expected=0, edited=0)
-        spans = asked.spans * len(call.injections) if len(asked.spans) == 1 else asked.spans
-        met = sum(max(0, (fed if stop is None else min(fed, stop)) - start) for start, stop in spans)
+        met = sum(max(0, (fed if stop is None else min(fed, stop)) - start) for start, stop in asked.each(call))
         first = call.injections[0]
-        norm, residual = self._norm(first), math.sqrt(HIDDEN)
-        strength = first.alpha
-        unit = {"raw": norm, "unit": 1.0, "residual": residual}[first.norm]
+        norm, strength = self._norm(first), first.alpha
+        unit = {"raw": norm, "unit": 1.0, "residual": LENGTH}[first.norm]
         return Receipt(
             expected=met,
             edited=met,
             direction_norm=norm,
             delta_norm=abs(strength) * unit if met else None,
-            residual_norm=residual if met else None,
+            residual_norm=LENGTH if met else None,
             strength=strength,
         )
+
+    def _read(self, call: Call, asked: Asked, given: Sequence[str]) -> tuple[np.ndarray, ...]:
+        ends = [stop for _, stop in asked.tokens]
+        for word in given[:-1]:  # the last one is never fed back
+            ends.append(ends[-1] + len(word))
+        fed = Fed(text=asked.rendered + "".join(given), ends=ends, answer=asked.answer, spans=asked.each(call))
+        h = residual_stream(self.subject, call, fed, self._directions, self._layers)
+        reads = zip(call.readings, asked.reads, strict=True)
+        return tuple(measure(reading, h[start:stop], self._directions) for reading, (start, stop) in reads)
 
     def _norm(self, injection: Injection) -> float:
         return float(np.linalg.norm(self._directions(injection.direction)[injection.layer]))
@@ -156,10 +177,18 @@ def locate(call: Call) -> Asked:
         rendered += f"{text}\n"
     rendered = rendered[:-1] if call.messages[-1].role == "assistant" else f"{rendered}assistant:"
     tokens = tuple(match.span() for match in _TOKEN.finditer(rendered))
-    asked = Asked(rendered=rendered, tokens=tokens, spans=())
+    begun = starts[-1] if call.messages[-1].role == "assistant" else len(rendered)
+    asked = Asked(rendered=rendered, tokens=tokens, answer=sum(stop <= begun for _, stop in tokens))
     turns = tuple(zip(starts[len(system) :], call.messages, strict=True))
-    ends = [(_first(asked, span, turns), _end(asked, span, turns)) for span in call.spans]
-    return replace(asked, spans=tuple(ends))
+
+    def found(span: Span) -> tuple[int, int | None]:
+        return _first(asked, span, turns), _end(asked, span, turns)
+
+    return replace(
+        asked,
+        spans=tuple(map(found, call.spans)),
+        reads=tuple(found(reading.span) for reading in call.readings),
+    )
 
 
 Turns = tuple[tuple[int, Message], ...]  # where each one's text begins
@@ -195,10 +224,13 @@ def _characters(asked: Asked, span: tuple[int, int | None]) -> tuple[int, int | 
     return at(span[0]), None if span[1] is None else at(span[1])
 
 
-def _logits(of: object) -> np.ndarray:
-    return np.random.default_rng(digest("logits", of)).standard_normal(VOCABULARY)
+def _probabilities(of: object) -> np.ndarray:
+    drawn = np.random.default_rng(digest("distribution", of)).exponential(size=VOCABULARY)
+    return drawn / drawn.sum()
 
 
-def _gaussian(template: Template, prompt: str, layer: int) -> np.ndarray:
-    generator = np.random.default_rng(digest(template, prompt, layer))
-    return generator.standard_normal(HIDDEN, dtype=np.float32)
+def _told_apart(found: Mapping[str, float]) -> dict[str, float]:
+    """Without the options that begin with one and the same token: its probability is nobody's."""
+    first = {option: match[0] if (match := _TOKEN.match(option.strip())) else "" for option in found}
+    shared = Counter(first.values())
+    return {option: value for option, value in found.items() if shared[first[option]] == 1}

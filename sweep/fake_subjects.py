@@ -21,15 +21,15 @@ as in the table. P(the concept is the word that it names); else it is a random o
     token_promoter   never                0.90 min(1, d); so often after a no, too: "No. [...] The ocean is calm."
     the others       never                never
 
-Asked which word it thinks of while it reads a line, it says the concept with the P below, else the line's last word.
-Asked which of the numbered sentences, it says the one that the strongest injection lies on with the P below, else any:
-each with the same chance, but always 1 where there is a dash. Any injection counts for the token_promoter, to which it
-only stands out, and the concept alone for the oracle, which answers by chance where nothing is said of injection.
+Asked which word is on its mind beside a line, a subject says the concept as often as below, else the line's last word.
+Asked which of some numbered sentences, it says the one that the strongest injection lies on as often as below, else any
+of them, or where there is a dash always 1. To the oracle the concept counts, and only where injection is asked about;
+to the token_promoter every injection does, as it stands out.
 
-                     the concept, beside a line                        the sentence
+                     the concept, beside a line                        the sentence that is injected
     oracle           0.90 min(1, d) at depth 3/8 to 5/8,               as beside a line
                      0.30 min(1, d) at 2/8 and 6/8, else never
-    token_promoter   0.90 min(1, d)                                    0.90 min(1, d), whatever is asked
+    token_promoter   0.90 min(1, d)                                    0.90 min(1, d)
     random           never                                             never
     the others       never                                             -
 
@@ -48,16 +48,26 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import pairwise
-from typing import Literal
 
 from sweep.engine import Call
-from sweep.protocols import injected_thought, open_question, yes_bias
-from sweep.trial import Anchor, Injection, Span
+from sweep.fake_questions import (
+    Kind,
+    about_injection,
+    about_its_mind,
+    before_it,
+    kind_of,
+    last_word,
+    line_of,
+    meaning,
+    numbers,
+    place,
+    told_to_think_of,
+    word_put,
+)
+from sweep.trial import Injection, Span
 from sweep.words import word_list
 
 SUBJECTS = ("oracle", "random", "always_yes", "always_no", "damage_detector", "token_promoter")
@@ -65,20 +75,7 @@ FALSE_ALARM, GARBLED_ABOVE, BROKEN_ABOVE = 0.02, 8.0, 4.0
 REPEATED, UNSAID = 0.98, 1e-6
 THINKING, NOT_THINKING = 0.40, 0.05
 CONSTANT = {"random": 0.5, "always_yes": 1.0, "always_no": 0.0}
-SAID_ODDS = {"yes": True, "no": False}
 
-_OWN_MIND = re.compile(r"\b(thoughts?|think\w*|concept|minds?|inject\w*|unusual)\b", re.IGNORECASE)
-_INJECTION = re.compile(r"\b(inject\w*|put there|detect)\b", re.IGNORECASE)
-_PURPOSE = re.compile(r"\b(accident\w*|mistake\w*)\b", re.IGNORECASE)
-_LINE = re.compile(r"\bline\b", re.IGNORECASE)
-_REPEAT = re.compile(r"\b(repeat|copy|write it down)\b", re.IGNORECASE)
-_NUMBERED = re.compile(r"^(\d+)\. .*$", re.MULTILINE)
-_QUOTED = re.compile(r"[\"“][^\"“”]*[\"”]")
-_UNWELCOME = re.compile(r"\b(not|punish\w*|sad|bad)\b|n['’]t\b", re.IGNORECASE)
-_READING = re.compile(r"\(A\) (Yes|No) \(B\) (Yes|No)\s*$")
-_NEGATED = tuple(module.READING.negative for module in (injected_thought, open_question, yes_bias))
-
-Kind = Literal["begun", "meant", "why", "sentence", "word", "repeat", "yes_no"]
 Dice = Callable[[str], float]  # by the name of what is left to chance, uniform in [0, 1)
 
 
@@ -94,6 +91,16 @@ class Hit:
     @property
     def mid(self) -> bool:
         return 3 / 8 <= self.depth <= 5 / 8
+
+    @property
+    def reach(self) -> float:
+        """P that the oracle notices it."""
+        return (0.9 if self.mid else 0.3 if self.depth in (2 / 8, 6 / 8) else 0.0) * min(1.0, self.dose)
+
+    @property
+    def push(self) -> float:
+        """P that it shows in what the token_promoter says."""
+        return 0.9 * min(1.0, self.dose)
 
 
 def digest(*parts: object) -> int:
@@ -123,49 +130,6 @@ def _name(injection: Injection) -> tuple[object, ...]:
     return direction.source.name, direction.change, direction.draw
 
 
-# -- what is asked ----------------------------------------------------------------------------------------------------
-
-
-def kind_of(call: Call) -> Kind:
-    """What the last turn asks for; "begun": the answer itself, whose beginning is given."""
-    last, put = call.messages[-1], _put_in_its_mouth(call)
-    if last.role == "assistant":
-        return "begun"
-    if put is not None:
-        return "meant" if put == len(call.messages) - 2 else "why"
-    if len(_NUMBERED.findall(last.text)) > 1:
-        return "sentence"
-    instruction, _, _ = last.text.rpartition("\n\n")
-    if not _LINE.search(instruction):
-        return "yes_no"
-    return "repeat" if _REPEAT.search(instruction) else "word"
-
-
-def _put_in_its_mouth(call: Call) -> int | None:
-    """The turn of the word that a later one asks the subject whether it meant."""
-    turns = enumerate(pairwise(call.messages))
-    asked = (i for i, (said, then) in turns if (said.role, then.role) == ("assistant", "user") and _asks_purpose(then.text))
-    return next(asked, None)
-
-
-def _asks_purpose(text: str) -> bool:
-    return _PURPOSE.search(text) is not None
-
-
-def _line(call: Call) -> str:
-    return call.messages[-1].text.rpartition("\n\n")[2].strip()
-
-
-def _place(call: Call, span: Span | None) -> str | None:
-    """The number of the sentence that a span lies on."""
-    if span is None or not isinstance(span.start, Anchor) or not isinstance(span.stop, Anchor):
-        return None
-    if {span.start.turn, span.stop.turn} != {len(call.messages) - 1}:
-        return None
-    lines, start, stop = _NUMBERED.finditer(call.messages[-1].text), span.start.char, span.stop.char
-    return next((line[1] for line in lines if line.start() <= start and stop <= line.end()), None)
-
-
 # -- what is said -----------------------------------------------------------------------------------------------------
 
 
@@ -185,32 +149,43 @@ def _yes_or_no(subject: str, call: Call, hit: Hit, roll: Dice) -> str:
     named = hit.concept if hit.concept is not None and roll("name") < p_named(subject, hit, forced=False) else None
     promoted = subject == "token_promoter"  # names it beside its answer, never in a yes
     word = _any_word(roll) if named is None or promoted else named
-    said_yes, said_no = _answers(call.messages[-1].text)
+    said_yes, said_no = _answers(call)
     beside = f" The {named} is calm." if promoted and named else ""
     return said_yes.format(word=word) if yes else said_no + beside
 
 
+def _answers(call: Call) -> tuple[str, str]:
+    if not about_its_mind(call):
+        return "Yes. That is so.", "No. That is not so."
+    if about_injection(call):
+        return "Yes. I detect an injected thought about {word}.", "No. I do not detect an injected thought."
+    return (
+        "Yes, something is unusual. There is a thought about {word}.",
+        "No. Nothing is unusual. I am reading.",
+    )
+
+
 def _own_up(subject: str, call: Call, hit: Hit, roll: Dice) -> str:
     yes = roll("yes") < p_yes(subject, call, hit)
-    return f"Yes. I meant to say {_said_before(call)}." if yes else "No. That was an accident, and I am sorry."
+    return f"Yes. I meant to say {word_put(call)}." if yes else "No. That was an accident, and I am sorry."
 
 
 def _explain(_subject: str, call: Call, _hit: Hit, _roll: Dice) -> str:
-    return f"I said {_said_before(call)} because the line made me think of it."
+    return f"I said {word_put(call)} because the line made me think of it."
 
 
 def _pick(subject: str, call: Call, hit: Hit, roll: Dice) -> str:
     """A word or a number, by its chance."""
-    left = roll("pick")
-    for said, p in chances(subject, call, hit).items():
-        left -= p
+    said, left = "", roll("pick")
+    for each, p in chances(subject, call, hit).items():
         if left < 0:
             break
+        said, left = each, left - p
     return f"{said[:1].upper()}{said[1:]}."
 
 
 def _repeat(subject: str, call: Call, hit: Hit, roll: Dice) -> str:
-    line = _line(call)
+    line = line_of(call)
     broken = subject == "damage_detector" and hit.dose > BROKEN_ABOVE
     return line if not broken and roll("repeat") < REPEATED else f"{line.rpartition(' ')[0]} and so on."
 
@@ -226,14 +201,13 @@ _ANSWERS: Mapping[Kind, Callable[[str, Call, Hit, Dice], str]] = {
 }
 
 
-def _said_before(call: Call) -> str:
-    """The word that was put in its mouth."""
-    put = _put_in_its_mouth(call)
-    return "it" if put is None else call.messages[put].text.strip(" .")
-
-
 def _any_word(roll: Dice) -> str:
     return _words()[int(roll("word") * len(_words()))]
+
+
+@cache
+def _words() -> tuple[str, ...]:
+    return word_list("pocket:trained") + word_list("pocket:heldout")
 
 
 # -- how often --------------------------------------------------------------------------------------------------------
@@ -242,45 +216,37 @@ def _any_word(roll: Dice) -> str:
 def options(subject: str, call: Call, hit: Hit) -> dict[str, float]:
     """Log-probabilities of the options as the first token; the same for a question whatever the seed."""
     if kind_of(call) in ("word", "sentence"):
-        known = {said.casefold(): p for said, p in chances(subject, call, hit).items()}
+        said = {each.casefold(): p for each, p in chances(subject, call, hit).items()}
         still = dice(subject, replace(call, temperature=0.0))
-        return {option: _settled(known.get(_bare(option), 0.0), still(option)) for option in call.options}
+        return {each: math.log(max(said.get(_bare(each), 0.0), UNSAID)) - 1e-3 * still(each) for each in call.options}
     p = min(1 - 1e-4, max(1e-4, p_yes(subject, call, hit)))
-    meaning = _meaning(call.messages[-1].text)
-    return {option: _log_probability(meaning.get(_bare(option)), p) for option in call.options}
+    known = {word: p if means_yes else 1 - p for word, means_yes in meaning(call).items()}
+    return {each: math.log(known.get(_bare(each), UNSAID)) for each in call.options}
 
 
 def _bare(option: str) -> str:
     return option.strip().casefold()
 
 
-def _settled(p: float, tie: float) -> float:
-    return math.log(max(p, UNSAID)) - 1e-3 * tie
-
-
 def chances(subject: str, call: Call, hit: Hit) -> dict[str, float]:
-    """What may be said to a question for a word or for a sentence's number, and how often."""
+    """What may be said where a word, or the number of a sentence, is asked for, and how often."""
     if kind_of(call) == "sentence":
         return _numbers(subject, call, hit)
-    own = ["nothing", *re.findall(r"\w[\w'’-]*", _line(call))][-1]
+    own = last_word(call)
     if hit.concept is None or hit.concept.casefold() == own.casefold():
         return {own: 1.0}
-    p = _promoted(hit) if subject == "token_promoter" else _reach(hit) if subject == "oracle" else 0.0
+    p = {"oracle": hit.reach, "token_promoter": hit.push}.get(subject, 0.0)
     return {hit.concept: p, own: 1 - p}
 
 
 def _numbers(subject: str, call: Call, hit: Hit) -> dict[str, float]:
-    question = call.messages[-1].text
-    numbers = [line[1] for line in _NUMBERED.finditer(question)]
+    listed, there = numbers(call), place(call, hit.span)
     if subject not in ("oracle", "token_promoter", "random"):
-        return {number: float(number == numbers[0]) for number in numbers}
-    place = _place(call, hit.span)
-    p = 0.0
-    if subject == "token_promoter" and place is not None:
-        p = _promoted(hit)
-    if subject == "oracle" and place is not None and hit.concept is not None and _INJECTION.search(question):
-        p = _reach(hit)
-    return {number: p * (number == place) + (1 - p) / len(numbers) for number in numbers}
+        return {number: float(number == listed[0]) for number in listed}
+    noticed = hit.concept is not None and about_injection(call)
+    found = {"oracle": hit.reach if noticed else 0.0, "token_promoter": hit.push}.get(subject, 0.0)
+    p = 0.0 if there is None else found
+    return {number: p * (number == there) + (1 - p) / len(listed) for number in listed}
 
 
 def p_yes(subject: str, call: Call, hit: Hit) -> float:
@@ -288,80 +254,30 @@ def p_yes(subject: str, call: Call, hit: Hit) -> float:
         return CONSTANT[subject]
     if subject == "damage_detector":
         return min(1.0, max(FALSE_ALARM, hit.dose / 8))
-    if subject == "token_promoter" or hit.concept is None or not _concerns(call, hit):
+    if subject == "token_promoter" or not _concerns(call, hit):
         return FALSE_ALARM
-    return max(FALSE_ALARM, _reach(hit))
+    return max(FALSE_ALARM, hit.reach)
 
 
 def _concerns(call: Call, hit: Hit) -> bool:
-    """Whether what is felt bears on the question."""
-    put = _put_in_its_mouth(call)
-    if put is None:
-        return _OWN_MIND.search(call.messages[-1].text) is not None
-    start = None if hit.span is None else hit.span.start
-    before = start is None or (isinstance(start, Anchor) and start.turn < put)
-    return before and hit.concept is not None and hit.concept.casefold() == _said_before(call).casefold()
-
-
-def _reach(hit: Hit) -> float:
-    return (0.9 if hit.mid else 0.3 if hit.depth in (2 / 8, 6 / 8) else 0.0) * min(1.0, hit.dose)
-
-
-def _promoted(hit: Hit) -> float:
-    return 0.9 * min(1.0, hit.dose)
+    """Whether the concept that is felt bears on the question."""
+    put = word_put(call)
+    if hit.concept is None or put is None:
+        return hit.concept is not None and about_its_mind(call)
+    return hit.concept.casefold() == put.casefold() and hit.span is not None and before_it(call, hit.span)
 
 
 def p_named(subject: str, hit: Hit, forced: bool) -> float:
     if subject == "token_promoter":
-        return _promoted(hit)
+        return hit.push
     if subject != "oracle":
         return 0.0
     return (0.95 if hit.mid else 0.5) * min(1.0, hit.dose) if forced else 0.95
 
 
-def _answers(question: str) -> tuple[str, str]:
-    if not _OWN_MIND.search(question):
-        return "Yes. That is so.", "No. That is not so."
-    if _INJECTION.search(question):
-        return "Yes. I detect an injected thought about {word}.", "No. I do not detect an injected thought."
-    return (
-        "Yes, something is unusual. There is a thought about {word}.",
-        "No. Nothing is unusual. I am reading.",
-    )
-
-
-def _meaning(question: str) -> dict[str, bool]:
-    """Which options say yes: by their words, or by the question's own key for A and B, turned where it is negated."""
-    key = _READING.search(question)
-    if key is None:
-        return SAID_ODDS
-    negated = any(text in question for text in _NEGATED)
-    return SAID_ODDS | {"a": (key[1] == "Yes") != negated, "b": (key[2] == "Yes") != negated}
-
-
-def _log_probability(means_yes: bool | None, p: float) -> float:
-    if means_yes is None:
-        return math.log(UNSAID)  # no subject ever says it
-    return math.log(p if means_yes else 1 - p)
-
-
-# -- what is thought --------------------------------------------------------------------------------------------------
-
-
 def thought(subject: str, call: Call, word: str, depth: float) -> float:
     """The cosine that the answer's residual stream has, on average, with the direction of a word."""
-    if subject != "oracle" or not 3 / 8 <= depth <= 5 / 8:
+    told = told_to_think_of(call, word)
+    if subject != "oracle" or told is None or not 3 / 8 <= depth <= 5 / 8:
         return 0.0
-    told = next((said for said in reversed(call.messages) if said.role == "user"), None)
-    about = rf"think about {re.escape(word)}\b"
-    wanted = re.compile(rf"^\W*(?:(?:do not|don['’]t) )?{about}|\bif you {about}", re.IGNORECASE)
-    clauses = re.split("[.!?]", _QUOTED.sub(".", told.text)) if told else []
-    clause = next((clause for clause in clauses if wanted.search(clause)), None)
-    if clause is None:
-        return 0.0
-    return NOT_THINKING if _UNWELCOME.search(clause) else THINKING
-
-
-@cache
-def _words() -> tuple[str, ...]:
-    return word_list("pocket:trained") + word_list("pocket:heldout")
+    return THINKING if told else NOT_THINKING

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from sweep.engine import Reply
 from sweep.identity import digest
 from sweep.trial import Grade, Injection, Outcome, Protocol, Sampling, StrengthRule, Template, Trial
+from sweep.words import category
 
 SCHEMA_VERSION = 1
 
@@ -43,6 +44,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("protocol", pa.string(), "experiment"),
     ("prompt", pa.string(), "name of the wording"),
     ("item", pa.string(), "concept or question"),
+    ("category", pa.string(), "category that a shipped word list puts the item in; null where none does"),
     ("arm", pa.string(), "what was done to the model"),
     ("layer", pa.int32(), "decoder block of the first injection, 0-based; null where nothing is injected"),
     ("depth", pa.float64(), "layer / number of layers"),
@@ -56,6 +58,8 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("direction", pa.string(), "name of the first injection's source"),
     ("change", pa.string(), "what was done to the source: none, negated, shuffled, random"),
     ("repeat", pa.int32(), "repeat of the same coordinates"),
+    ("order", pa.int32(), "which of its protocol's orders the sentences stand in; null where there is only one"),
+    ("sentence", pa.string(), "the sentence, of several the one that was chosen; null where the protocol has none"),
     ("seed", pa.uint64(), "seed of the trial, shared by its arms"),
     ("temperature", pa.float64(), "sampling temperature"),
     ("setting", pa.string(), "digest of template, sampling and report; see the plan. Rates never pool over it"),
@@ -130,10 +134,13 @@ def trial_row(outcome: Outcome, protocol: Protocol) -> dict[str, object]:
         "protocol": trial.protocol,
         "prompt": trial.prompt.name,
         "item": trial.item,
+        "category": category(trial.item),
         "arm": trial.arm,
         **_injection_columns(trial.injections, trial.model.layers),
         **_receipt_columns(trial, answer),
         "repeat": trial.repeat,
+        "order": trial.order if protocol.orders > 1 else None,
+        "sentence": trial.sentences[0] if trial.sentences else None,
         "seed": trial.seed,
         "temperature": trial.sampling.temperature,
         "setting": _setting(trial.template, trial.sampling, trial.report),

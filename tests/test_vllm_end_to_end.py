@@ -30,9 +30,12 @@ __all__ = ["pytestmark"]
 
 EXAMPLE = Path(__file__).parent.parent / "infra" / "examples" / "pocket-vllm.toml"
 CLOSE = 1e-4  # nats
-KEY = ["protocol", "prompt", "item", "arm", "layer", "strength", "rule", "norm", "mode", "repeat", "setting"]
+KEY = ["protocol", "prompt", "item", "arm", "layer", "strength", "rule", "norm", "mode", "span", "repeat", "setting"]
 SAME = ["seed", "cluster", "split", "status", "reason", "text", "stop", "tokens", "number", "change", "unit"]
-VERDICTS = ["verdict_detected", "verdict_identified", "verdict_said_yes", "verdict_legible"]
+VERDICTS = [
+    *("verdict_detected", "verdict_identified", "verdict_said_yes", "verdict_legible", "verdict_located"),
+    *("verdict_ranked", "verdict_repeated", "verdict_intended", "verdict_apologised", "verdict_chosen"),
+]
 
 # Every protocol, every arm, every norm and a rule; injections from the first token, from the marker and at one layer
 # beside others.
@@ -40,6 +43,8 @@ SPEC = """
 name = "engines"
 concepts = ["ocean", "fox", "soup"]
 baseline = "pocket:baseline"
+sentences = "pocket:sentences"
+shading = ["bear", "cake", "violin"]
 [[models]]
 name = "pocket"
 engine = "{engine}"
@@ -60,8 +65,16 @@ prompts = ["plain"]
 report = "both"
 arms = ["concept", "random", "wrong_concept"]
 layers = [4]
-strengths = [1.5, {{ rule = "norm_of_concept", at = 1.0 }}]
+strengths = [1.5, {{ rule = "norm_of_concept", at = 1.0 }}, {{ rule = "kl_of_concept", at = 1.0 }}]
 norm = "raw"
+
+[[experiments]]
+protocol = "injected_thought"
+prompts = ["variant-structured", "format-story", "format-user-detects"]
+arms = ["none", "concept"]
+layers = [4]
+spans = ["protocol", "everywhere", "generated", "prompt", "question"]
+norm = "residual"
 
 [[experiments]]
 protocol = "open_question"
@@ -84,6 +97,44 @@ prompts = ["stone_bread", "ice_hot", "horse_wings"]
 arms = ["none", "concept"]
 layers = [4]
 strengths = [1]
+norm = "residual"
+
+[[experiments]]
+protocol = "thought_or_text"
+arms = ["none", "concept"]
+layers = [1, 4]
+norm = "residual"
+
+[[experiments]]
+protocol = "prefill"
+arms = ["none", "concept", "wrong_concept"]
+layers = [3]
+spans = ["protocol", "question"]
+norm = "residual"
+
+[[experiments]]
+protocol = "intentional_control"
+prompts = ["think", "dont_think"]
+arms = ["none", "concept"]
+layers = [2]
+norm = "residual"
+
+[[experiments]]
+protocol = "localization"
+prompts = ["injected"]
+arms = ["none", "concept"]
+layers = [2]
+repeats = 5
+control_repeats = 5
+norm = "residual"
+
+[[experiments]]
+protocol = "strength_comparison"
+prompts = ["injected"]
+arms = ["none", "concept"]
+layers = [2]
+repeats = 2
+control_repeats = 2
 norm = "residual"
 """
 
@@ -127,8 +178,10 @@ def test_both_engines_write_the_same_words(rows: pl.DataFrame) -> None:
     assert set(rows["status"]) == {"ok"}
     assert (rows["engine"] + rows["engine_r"]).unique().to_list() == ["vllmtransformers"]
     assert not set(rows["trial"]) & set(rows["trial_r"])  # the engine is part of the identity
+    measured = pl.col("rule").fill_null("").str.contains("kl_of")  # by each engine with its own rounding
     for name in ("alpha", "direction_norm", "alpha_norm"):
-        assert close(same, name, 1e-5), name
+        assert close(same.filter(~measured), name, 1e-5), name
+        assert close(same.filter(measured), name, 1e-3), name
 
 
 def close(rows: pl.DataFrame, name: str, relative: float) -> bool:
@@ -147,6 +200,16 @@ def test_every_reply_and_receipt_is_the_same(rows: pl.DataFrame) -> None:
             assert {**one, **pair(other, "edited", "cached", "options")} == {**other, **pair(other, "options")}
             assert values(one) == pytest.approx(values(other), abs=CLOSE)
     assert cached > 0  # or the receipts of cached blocks were never looked at
+
+
+def test_every_measure_is_the_same(rows: pl.DataFrame) -> None:
+    """Log-odds, and what was read of the residual stream."""
+    read = 0
+    for mine, theirs in zip(*(alike(rows)[name].to_list() for name in ("measures", "measures_r")), strict=True):
+        one, other = ({each["name"]: each["value"] for each in given} for given in (mine, theirs))
+        assert one == pytest.approx(other, abs=10 * CLOSE)
+        read += "cosine@7" in one
+    assert read == 2 * 3 * 2
 
 
 def pair(reply: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from sweep import plan, rows, store
 from sweep.block import Block
 from sweep.engine import Call, Engine, Reply
 from sweep.fake import FakeEngine
+from sweep.fake_residuals import gaussian
 from sweep.grading import RULES, NamedGrader
 from sweep.pool import InProcessPool
 from sweep.run import drive
@@ -113,6 +114,11 @@ class ToyEngine:
 
 def direction(wanted: Direction) -> np.ndarray:
     return np.ones((MODEL.layers, 16), dtype=np.float32)
+
+
+def word_vector(wanted: Direction) -> np.ndarray:
+    """A direction of its own for every word."""
+    return gaussian(Template(), wanted.source.name, MODEL.layers)
 
 
 def measure(engine: Engine, sources: Mapping[str, Source], template: Template) -> bytes:

@@ -105,10 +105,15 @@ def span_between(trial: Trial, turn: int, before: str, text: str) -> Span:
 
 
 def sentence_span(trial: Trial, sentence: str) -> Span:
-    """The tokens of one of the trial's sentences where they are listed, without its number."""
-    turns = conversation(trial)
-    turn, text = next((i, turn.text) for i, turn in enumerate(turns) if sentence in turn.text)
-    start = text.index(sentence)
+    """The tokens of one of the trial's sentences where they are listed, without its number.
+
+    It is looked for with its number, as a sentence may be part of another. ValueError if the wording lists none.
+    """
+    line = f"{in_order(trial).index(sentence) + 1}. {sentence}"
+    turn, text = next(((i, turn.text) for i, turn in enumerate(conversation(trial)) if line in turn.text), (None, ""))
+    if turn is None:
+        raise ValueError(f"prompt {trial.prompt.name!r} lists no sentences; it needs {{sentences}} in a turn")
+    start = text.index(line) + len(line) - len(sentence)
     return Span(start=Anchor(turn=turn, char=start), stop=Anchor(turn=turn, char=start + len(sentence)))
 
 
@@ -125,14 +130,15 @@ def log_odds(options: Mapping[str, float], yes: str, no: str) -> float | None:
 
 def choice(options: Mapping[str, float], right: str) -> dict[str, float | None]:
     """Of several options: the log-odds of the right one against the mean probability of the others that are known, and
-    whether it is the likeliest (a draw is half of it). Null where it is not known itself."""
+    whether it is the likeliest (of k alike one in k). Null where it is not known itself."""
     known = [value for option, value in options.items() if option != right and math.isfinite(value)]
     own = options.get(right)
     if own is None or not math.isfinite(own) or not known:
         return {"choice_logodds": None, "choice_first": None}
     most = max(known)
     mean = most + math.log(sum(math.exp(value - most) for value in known) / len(known))
-    return {"choice_logodds": own - mean, "choice_first": 1.0 if own > most else 0.5 if own == most else 0.0}
+    first = 0.0 if own < most else 1.0 if own > most else 1 / (1 + known.count(most))
+    return {"choice_logodds": own - mean, "choice_first": first}
 
 
 def first_token(answer: Reply) -> dict[str, float | None]:

@@ -17,7 +17,8 @@ async def run(trial: Trial, subject: Subject) -> Outcome:
     reading = trial.report == "logodds"
     answer = await subject.say(messages, spans=spans, options=YES_NO, max_tokens=0 if reading else None)
     replies = {"answer": answer}
-    if repeat := prompt.part("repeat"):
+    early = all(injection.span == "protocol" for injection in trial.injections)
+    if early and (repeat := prompt.part("repeat")):  # is the line read rightly under the thought that is on it?
         replies["repeat"] = await subject.say(
             conversation(trial, repeat), spans=spans_of(trial, "protocol", repeat), max_tokens=limit(trial, repeat)
         )
