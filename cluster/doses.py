@@ -32,22 +32,24 @@ SCHEMA = pa.schema(
 REACH = 3
 LEAST = 1e-6  # nats; float32 log-probabilities tell no less
 
-Point = tuple[float, float | str]  # a strength and its KL, or why that could not be measured
+Found = Mapping[Injection, float | str]  # a KL, or why it could not be measured
+Point = tuple[float, float | str]  # a strength, and the same
 
 
 def resolve(engine: Engine, directions: Directions, template: Template, asked: Mapping[str, Injection]) -> bytes:
     """A Parquet file with a row for each dose: its alpha, or null and the reason why there is none.
 
     norm_of_concept is arithmetic. kl_of_concept is read off the direction's curve KL(alpha) where that first rises to
-    the KL of the concept's own injection (cluster.kl says of what; it needs a running event loop, which it blocks). All
-    that is to be measured is measured together and once, and no dose depends on which others it is asked with.
+    the KL of the concept's own injection (cluster.kl says of what; it needs a running event loop, which it blocks): the
+    curve is measured at some strengths, once more where these say that it is, and read again. All doses are measured
+    together, what they share once, and none depends on which others it is asked with.
     """
     needed = {name: measurements(injection, directions) for name, injection in asked.items()}
     found = kl.measure(engine, template, itertools.chain(*needed.values()))
-    rows = [
-        {"dose": name, **_row(injection, directions, [(each.alpha, found[each]) for each in needed[name]])}
-        for name, injection in asked.items()
-    ]
+    for name, each in needed.items():
+        needed[name] = _closer(asked[name], each, found)
+    found |= kl.measure(engine, template, (each for some in needed.values() for each in some if each not in found))
+    rows = [{"dose": name, **_row(asked[name], directions, _points(each, found))} for name, each in needed.items()]
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink)
     return sink.getvalue()
@@ -73,8 +75,21 @@ def measurements(injection: Injection, directions: Directions) -> list[Injection
     return [replace(injection, direction=concept, strength=rule.at), *(replace(injection, strength=a) for a in alphas)]
 
 
+def _closer(injection: Injection, needed: Sequence[Injection], found: Found) -> list[Injection]:
+    """The same, and one more at the strength that they come to, in its place in the curve."""
+    alpha = _as_much(_rule(injection), _points(needed, found)).alpha if needed else None
+    if alpha is None:
+        return list(needed)
+    concept, *curve = needed
+    return [concept, *sorted([*curve, replace(injection, strength=alpha)], key=lambda each: abs(each.alpha))]
+
+
+def _points(needed: Sequence[Injection], found: Found) -> list[Point]:
+    return [(each.alpha, found[each]) for each in needed]
+
+
 def _row(injection: Injection, directions: Directions, points: Sequence[Point]) -> dict[str, object]:
-    """`points` are those of `measurements`."""
+    """`points` are those of `measurements`, and what was measured closer to the end."""
     if not points:
         return asdict(_as_long(injection, directions))
     curve = points[1:]
