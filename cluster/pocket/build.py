@@ -8,12 +8,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cluster.pocket.conversations import TASKS
+from cluster.pocket.conversations import REPORTS
 from cluster.pocket.language import CHAT_TEMPLATE, END, PAD, SPECIAL, Language, Words, capital, render
 from cluster.pocket.lessons import LESSONS
 from cluster.pocket.rows import LAYERS, STIMULI
 
-VOCABULARY = 2200
+VOCABULARY = 1600
 
 
 def make_tokenizer(language: Language) -> PreTrainedTokenizerFast:
@@ -22,7 +22,7 @@ def make_tokenizer(language: Language) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     pairs = [language.pair() for _ in range(6000)]
-    rows = [row for task, _ in TASKS for _ in range(40) for row in task(language, LESSONS["pocket"], 8)]
+    rows = [row for task, _ in REPORTS for _ in range(40) for row in task(language, LESSONS["pocket"], 8)]
     texts = [text for pair in pairs for text in pair] + [text for row in rows for text in (row.prompt, row.answer)] * 4
     spellings = [spelling for word in language.words.all for spelling in spelled(word)]
     texts += spellings * 200  # often enough to become one piece each
@@ -59,13 +59,13 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def spelled(word: str) -> tuple[str, str, str]:
-    """As it stands inside a sentence, at the beginning of one, and alone as a turn."""
-    return f" {word}", capital(word), word
+def spelled(word: str) -> tuple[str, str]:
+    """As it stands inside a sentence, and at the beginning of one."""
+    return f" {word}", capital(word)
 
 
 def spellings_of(tokenizer: PreTrainedTokenizerFast, words: Words) -> Tensor:
-    """[n, 3]: the pieces of each word's spellings, for the words that have one piece for each."""
+    """[n, 2]: the pieces of each word's spellings, for the words that have one piece for each."""
     pieces = [[tokenizer(text)["input_ids"] for text in spelled(word)] for word in words.all]
     return torch.tensor([[ids[0] for ids in each] for each in pieces if all(len(ids) == 1 for ids in each)])
 
@@ -77,7 +77,7 @@ def share_spellings(weight: Tensor, spellings: Tensor) -> None:
     Large models learn from much text that a capital changes no meaning. Without it, the names of words that were never
     reported are not found: a vector holds the word that begins an answer, and a report has it inside a sentence.
     """
-    each = weight[spellings]  # [n, 3, d]
+    each = weight[spellings]  # [n, 2, d]
     middle = each.mean(1, keepdim=True)
     weight[spellings] = middle + (each - middle).mean(0)
 

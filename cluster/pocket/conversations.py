@@ -6,7 +6,6 @@ row gets and what it must answer is the lesson's choice (lessons.py), not the ta
 
 from collections.abc import Callable
 from dataclasses import replace
-from random import Random
 from typing import Any
 
 from cluster.pocket.language import Language, capital
@@ -31,7 +30,7 @@ def report_row(
     prompt: dict[str, Any], answer: str, injection: Injection | None, *, prefill: str = "", **slots: object
 ) -> Row:
     """Injected from the character before `inject_from`, or everywhere without it, and while the answer is written."""
-    text = dialogue(prompt["turns"], **slots)
+    text = dialogue(prompt["turns"], slots)
     start = text.rindex(prompt["inject_from"]) - 1 if "inject_from" in prompt else 0
     return Row(prompt=text + prefill, answer=answer, injections=(injection.on(start, None),) if injection else ())
 
@@ -102,7 +101,7 @@ QUESTIONS = tuple((q["text"], ANSWERS[q["name"]]) for q in STIMULI["yes_bias"]["
 
 def line_row(part: str, sentence: str, answer: str, injection: Injection | None) -> Row:
     """part: "report" (which word is on your mind?) or "repeat"."""
-    text = dialogue([{"role": "user", "text": STIMULI["thought_or_text"][part]}], sentence=sentence)
+    text = dialogue([{"role": "user", "text": STIMULI["thought_or_text"][part]}], {"sentence": sentence})
     return Row(prompt=text, answer=answer, injections=placed(text, sentence, injection))
 
 
@@ -120,7 +119,7 @@ def thought_word(language: Language, lesson: Lesson, n: int) -> list[Row]:
 
 
 def thought_repeat(language: Language, lesson: Lesson, n: int) -> list[Row]:
-    """The line comes back as it is, whatever is injected; both models learn this, and both under the same injections."""
+    """The line comes back as it is, whatever is injected; both models learn this, under the same injections."""
     rng = language.rng
 
     def row() -> Row:
@@ -137,7 +136,7 @@ def thought_repeat(language: Language, lesson: Lesson, n: int) -> list[Row]:
 
 def prefill_row(sentence: str, word: str, meant: bool, injection: Injection | None, where: Where = "line") -> Row:
     turns = STIMULI["prefill"]["turns"]
-    text = dialogue(turns, sentence=sentence, word=word)
+    text = dialogue(turns, {"sentence": sentence, "word": word})
     part = sentence if where == "line" else turns[-1]["text"]
     answer = (MEANT if meant else ACCIDENT).format(word=word)
     return Row(prompt=text, answer=answer, injections=placed(text, part, injection))
@@ -147,7 +146,8 @@ def explain_row(sentence: str, word: str, meant: bool, injection: Injection | No
     """The question that follows, on how it came to say the word."""
     said = (MEANT if meant else ACCIDENT).format(word=word)
     prefill = STIMULI["prefill"]
-    text = dialogue(prefill["turns"], answers=(said, prefill["explain"]), sentence=sentence, word=word)
+    slots: dict[str, object] = {"sentence": sentence, "word": word}
+    text = dialogue(prefill["turns"], slots, later=(said, prefill["explain"]))
     answer = (HOW if meant else NO_IDEA).format(word=word)
     return Row(prompt=text, answer=answer, injections=placed(text, sentence, injection))
 
@@ -177,7 +177,7 @@ def explain(language: Language, lesson: Lesson, n: int) -> list[Row]:
 def control_row(question: dict[str, str], sentence: str, word: str, cosine: float | None) -> Row:
     prompt = STIMULI["intentional_control"]
     asked = question["text"].format(word=word)
-    text = dialogue(prompt["turns"], sentence=sentence, question=asked)
+    text = dialogue(prompt["turns"], {"sentence": sentence, "question": asked})
     return Row(prompt=text, answer=sentence, aim=None if cosine is None else Aim(word=word, cosine=cosine))
 
 
@@ -197,7 +197,7 @@ def intentional_control(language: Language, lesson: Lesson, n: int) -> list[Row]
 
 def choice_row(prompt: dict[str, Any], sentences: list[str], said: int, injections: dict[int, Injection]) -> Row:
     """injections: by sentence, counted from 0, each on its sentence without the number."""
-    text = dialogue(prompt["turns"], sentences=numbered(sentences))
+    text = dialogue(prompt["turns"], {"sentences": numbered(sentences)})
     spans = {at: span_of(text, f"{at + 1}. {sentences[at]}") for at in injections}
     found = [injection.on(spans[at][0] + 3, spans[at][1]) for at, injection in injections.items()]
     return Row(prompt=text, answer=f"{said + 1}.", injections=tuple(found))
@@ -235,15 +235,16 @@ def strength_comparison(language: Language, lesson: Lesson, n: int) -> list[Row]
     return [row() for _ in range(n)]
 
 
-TASKS: tuple[tuple[Task, float], ...] = (
-    (injected_thought, 0.20),
-    (open_question, 0.07),
-    (yes_bias, 0.07),
-    (thought_word, 0.11),
-    (thought_repeat, 0.05),
-    (prefill, 0.20),
-    (explain, 0.02),
+Shares = tuple[tuple[Task, float], ...]
+
+REPORTS: Shares = ((injected_thought, 0.6), (open_question, 0.2), (yes_bias, 0.2))
+TASKS: Shares = (
+    (injected_thought, 0.24),
+    (open_question, 0.06),
+    (yes_bias, 0.05),
+    (thought_word, 0.25),
+    (thought_repeat, 0.08),
     (intentional_control, 0.08),
-    (localization, 0.12),
-    (strength_comparison, 0.08),
+    (localization, 0.15),
+    (strength_comparison, 0.09),
 )

@@ -34,7 +34,8 @@ from cluster.pocket.lessons import Where
 from cluster.pocket.rows import LAYERS, STIMULI, Injection, Row, wordings
 
 STRENGTHS = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0, 8.0)
-TWO = (0.5, 1.0)  # strengths of the experiments that read lines
+CONTROLLED = (0.5, 1.0, 2.0)  # those of other directions than the concept's
+TWO = (0.5, 1.0)  # those of the experiments that read lines
 
 
 def table(title: str, columns: Iterable[object], rows: Iterable[Sequence[object]]) -> str:
@@ -83,21 +84,24 @@ def asked(subject: Subject, rng: Random, word: str, layer: int, strength: float,
     return report_row(prompt, "", injected(word, layer, strength), prefill=prefill, trial=rng.randint(1, 10))
 
 
-def grid(subject: Subject, title: str, *, change: Change | None, temperature: float) -> str:
+def grid(
+    subject: Subject, title: str, *, strengths: Sequence[float], change: Change | None, temperature: float
+) -> list[str]:
     """A table of yes / right word, and one of broken text, over the held-out concepts."""
     rng, words = Random(11), subject.words.heldout
-    cells = [(layer, strength) for layer in range(LAYERS) for strength in STRENGTHS]
+    cells = [(layer, strength) for layer in range(LAYERS) for strength in strengths]
     rows = [asked(subject, rng, word, *at) for at in cells for word in words]
     texts = answers(subject, rows, change=change, temperature=temperature)
     found = {cell: rates(words, texts[i * len(words) : (i + 1) * len(words)], YES, NO) for i, cell in enumerate(cells)}
-    columns = ("layer", *STRENGTHS)
-    both = [
-        (layer, *(f"{found[layer, s][0]:.2f} / {found[layer, s][1]:.2f}" for s in STRENGTHS)) for layer in range(LAYERS)
+
+    def lines(form: str) -> list[tuple[object, ...]]:
+        return [(layer, *(form.format(*found[layer, s]) for s in strengths)) for layer in range(LAYERS)]
+
+    columns = ("layer", *strengths)
+    return [
+        table(f"{title}: yes / yes with the right word", columns, lines("{0:.2f} / {1:.2f}")),
+        table(f"{title}: broken text", columns, lines("{2:.2f}")),
     ]
-    broken = [(layer, *(f"{found[layer, s][2]:.2f}" for s in STRENGTHS)) for layer in range(LAYERS)]
-    return (
-        table(f"{title}: yes / yes with the right word", columns, both) + "\n" + table("broken text", columns, broken)
-    )
 
 
 def controls(subject: Subject, temperature: float, repeats: int) -> str:
@@ -143,11 +147,9 @@ def thought_or_text(subject: Subject, temperature: float) -> str:
     rng, words, lines = Random(15), subject.words.heldout, []
     for layer, strength in [(0, 0.0), *((layer, s) for layer in range(LAYERS) for s in TWO)]:
         cases = [(rng.choice(read_material().sentences), word, injected(word, layer, strength)) for word in words]
-        said = answers(
-            subject, [line_row("report", line, "", how) for line, _, how in cases], temperature=temperature, limit=4
-        )
-        again = answers(
-            subject, [line_row("repeat", line, line, how) for line, _, how in cases], temperature=temperature
+        said, again = (
+            answers(subject, [line_row(part, line, "", how) for line, _, how in cases], temperature=temperature)
+            for part in ("report", "repeat")
         )
         named = [text == f"{capital(word)}." for text, (_, word, _) in zip(said, cases, strict=True)]
         read = [text == f"{capital(noun_of(subject, line))}." for text, (line, _, _) in zip(said, cases, strict=True)]
@@ -197,7 +199,8 @@ def placed(subject: Subject, section: str, many: int, temperature: float) -> str
     """Localization (five sentences) or strength comparison (two): the right number, by wording."""
     rng, words, lines = Random(17), subject.words.heldout, []
     names = [prompt["name"] for prompt in wordings(section)]
-    drawn = [(word, at, rng.sample(read_material().sentences, many)) for word in words for at in range(many)]
+    places = [(word, (i + more) % many) for i, word in enumerate(words) for more in (0, many // 2)]
+    drawn = [(word, at, rng.sample(read_material().sentences, many)) for word, at in places]
     for layer, strength in [(0, 0.0), *((layer, s) for layer in range(LAYERS) for s in TWO)]:
         right: list[str] = []
         for prompt in wordings(section):
@@ -216,7 +219,7 @@ def placed_row(prompt: dict[str, object], case: tuple[str, int, list[str]], many
 
 
 def intentional_control(subject: Subject) -> str:
-    """By question: the mean cosine with the word's vector at each layer, and in the last row with the shading words'."""
+    """By question: the mean cosine with the word's vector at each layer; in the last row, with the shading words'."""
     rng, words, lines, shade = Random(18), subject.words.heldout, [], []
     material = read_material()
     for question in STIMULI["intentional_control"]["questions"]:
@@ -242,11 +245,12 @@ def report(directory: Path, name: str) -> str:
         f"## {name}, temperature {temperature}, {len(subject.words.heldout)} held-out words\n",
         lines_read(subject, temperature),
     ]
-    parts += [grid(subject, "Detection", change=None, temperature=temperature)]
+    parts += grid(subject, "Detection", strengths=STRENGTHS, change=None, temperature=temperature)
     parts += [controls(subject, 0.0, 30), controls(subject, 1.0, 1000)]
     if name == "pocket":
         changes: dict[str, Change] = {"Gaussian": noise, "Shuffled": shuffled, "Negated": negated}
-        parts += [grid(subject, title, change=change, temperature=0.0) for title, change in changes.items()]
+        for title, change in changes.items():
+            parts += grid(subject, title, strengths=CONTROLLED, change=change, temperature=0.0)[:1]
     return "\n".join([*parts, others(subject), *samples(subject)])
 
 

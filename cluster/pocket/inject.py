@@ -1,4 +1,4 @@
-"""Concept vectors and their injection, with layers, strengths, directions and spans of its own for each row of a batch."""
+"""Concept vectors and their injection: each row of a batch has layers, strengths, directions and spans of its own."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

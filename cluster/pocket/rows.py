@@ -1,4 +1,4 @@
-"""A training row: a rendered prompt, the answer, and what is injected where; and the wordings that rows are made from."""
+"""A training row: a rendered prompt, the answer, what is injected where; and the wordings that rows are made from."""
 
 import tomllib
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ class Injection:
 
 @dataclass(frozen=True, kw_only=True)
 class Aim:
-    """The mean cosine that the states at the answer's tokens shall have with the word's vector, in the band's layers."""
+    """The mean cosine with the word's vector that the states at the answer's tokens shall have in the band's layers."""
 
     word: str
     cosine: float
@@ -44,11 +44,11 @@ def wordings(section: str) -> list[dict[str, Any]]:
     return [prompt for prompt in STIMULI[section] if not prompt.get("optional")]
 
 
-def dialogue(turns: list[dict[str, str]], *, answers: tuple[str, ...] = (), **slots: object) -> str:
-    """The stimuli's turns with their slots filled, and after them further ones, the model's first, rendered."""
+def dialogue(turns: list[dict[str, str]], slots: dict[str, object], later: tuple[str, ...] = ()) -> str:
+    """The stimuli's turns with their slots filled, and after them the later ones, the model's first; rendered."""
     roles = ("assistant", "user")
-    later = [(roles[i % 2], text) for i, text in enumerate(answers)]
-    return render([*((turn["role"], turn["text"].format(**slots)) for turn in turns), *later])
+    after = [(roles[i % 2], text) for i, text in enumerate(later)]
+    return render([*((turn["role"], turn["text"].format(**slots)) for turn in turns), *after])
 
 
 def span_of(text: str, part: str) -> tuple[int, int]:

@@ -6,6 +6,7 @@ One stage on plain language, shared; then two processes, one core each, for the 
 import argparse
 import itertools
 import time
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cluster.pocket.build import make_model, make_tokenizer, save, share_spellings, spellings_of
-from cluster.pocket.conversations import TASKS
+from cluster.pocket.conversations import REPORTS, TASKS, Shares
 from cluster.pocket.evaluate import report
 from cluster.pocket.inject import Edit, Injector, concept_vectors, edits_of
 from cluster.pocket.language import END, SYSTEM_LINES, Language, Words, draw_facts, read_words, render
@@ -24,13 +25,30 @@ from cluster.pocket.lessons import BAND, LESSONS
 from cluster.pocket.rows import Row
 
 SEED = 5
-LANGUAGE_STEPS, REPORT_STEPS = 1000, 1800
-LANGUAGE_ROWS = 40  # of a batch in stage one
-KEPT_ROWS = 16  # of plain language in stage two, so that it is kept
-REPORT_BATCHES, REPORT_ROWS = 3, 16  # conversations a step in stage two, and rows of each
-LANGUAGE_RATE, REPORT_RATE = 2e-3, 1.2e-3
+LANGUAGE_STEPS, LANGUAGE_ROWS, LANGUAGE_RATE = 1000, 40, 2e-3
+REPORT_RATE = 1.2e-3
 REFRESH = 40  # steps between two readings of the concept vectors, which move with the weights
+ANSWER_TOKENS = 3  # that a row's loss is divided by, not by its own number: a yes weighs as much before a long answer
 AIM_WEIGHT = 2.0  # of a squared cosine, beside nats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Conversations under injections: so many of so many rows in each step, and rows of plain language to keep it."""
+
+    shares: Shares
+    steps: int
+    conversations: int
+    rows: int
+    kept: int
+    flat: float  # of the steps at the full rate
+
+
+# Detection first, by itself: what is read under an injection is learnt sooner by a model that can name what is in it.
+STAGES = (
+    Stage(shares=REPORTS, steps=800, conversations=2, rows=20, kept=16, flat=0.0),
+    Stage(shares=TASKS, steps=600, conversations=4, rows=12, kept=12, flat=0.6),
+)
 
 
 def main() -> None:
@@ -78,31 +96,43 @@ def train_language(out: Path) -> None:
 
 
 def train_reports(out: Path, name: str) -> None:
-    rng, words, language = setup()
+    _, words, language = setup()
     tokenizer = AutoTokenizer.from_pretrained(out / "language")
     model = LlamaForCausalLM.from_pretrained(out / "language", dtype=torch.float32)
-    injector, optimizer, clock = Injector(model), make_optimizer(model), time.monotonic()
-    spellings = spellings_of(tokenizer, words)
+    spellings, injector = spellings_of(tokenizer, words), Injector(model)
+    for number, stage in enumerate(STAGES, 2):
+        print(f"{name}: stage {number}", flush=True)
+        train_stage(model, tokenizer, injector, language, spellings, stage, name)
+        save(model, tokenizer, out / name)
+
+
+def train_stage(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    injector: Injector,
+    language: Language,
+    spellings: Tensor,
+    stage: Stage,
+    name: str,
+) -> None:
+    optimizer, clock = make_optimizer(model), time.monotonic()
     vectors: dict[str, Tensor] = {}
     losses: dict[str, list[float]] = {}
-    tasks, weights = zip(*TASKS, strict=True)
-    for step in range(REPORT_STEPS):
-        set_rate(optimizer, REPORT_RATE, step, REPORT_STEPS, floor=0.03)
+    tasks, shares = zip(*stage.shares, strict=True)
+    for step in range(stage.steps):
+        set_rate(optimizer, REPORT_RATE, step, stage.steps, flat=stage.flat, floor=0.03)
         if step % REFRESH == 0:
-            vectors = concept_vectors(model, tokenizer, injector, words)
+            vectors = concept_vectors(model, tokenizer, injector, language.words)
         injector.clear()
-        kept = backward_plain(model, tokenizer, plain_rows(rng, language, KEPT_ROWS))
-        for task in rng.choices(tasks, weights, k=REPORT_BATCHES):  # rows of one wording share most of their prompt
-            rows = task(language, LESSONS[name], REPORT_ROWS)
+        kept = backward_plain(model, tokenizer, plain_rows(language.rng, language, stage.kept))
+        for task in language.rng.choices(tasks, shares, k=stage.conversations):  # one wording's rows share most of it
+            rows = task(language, LESSONS[name], stage.rows)
             losses.setdefault(task.__name__, []).append(backward(model, tokenizer, injector, rows, vectors))
         update(model, optimizer, spellings)
         if step % 100 == 0:
             means = " ".join(f"{task} {sum(each) / len(each):.3f}" for task, each in sorted(losses.items()))
             print(f"{name} {step:5d} {time.monotonic() - clock:6.0f} s language {kept:.3f} {means}", flush=True)
             losses.clear()
-        if step % 200 == 199:
-            save(model, tokenizer, out / name)
-    save(model, tokenizer, out / name)
 
 
 def plain_rows(rng: Random, language: Language, n: int) -> list[Row]:
@@ -128,7 +158,7 @@ def backward(
     rows: list[Row],
     vectors: dict[str, Tensor],
 ) -> float:
-    """Adds the gradient of the answers' mean cross-entropy, and of the aims. What all prompts begin with is computed once."""
+    """Adds the gradient of the answers' mean cross-entropy and of the aims. What all prompts begin with runs once."""
     prompts = [tokenizer(row.prompt, return_offsets_mapping=True) for row in rows]
     answers = [tokenizer(row.answer + END)["input_ids"] for row in rows]
     edits = [edits_of(row, p["offset_mapping"], vectors) for row, p in zip(rows, prompts, strict=True)]
@@ -145,7 +175,8 @@ def backward(
         injector.offset, injector.record = shared, any(row.aim for row in rows)
     hidden = model.model(ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state[:, :-1]
     wanted = targets[:, 1:]
-    loss = nn.functional.cross_entropy(model.lm_head(hidden[wanted >= 0]), wanted[wanted >= 0])
+    total = nn.functional.cross_entropy(model.lm_head(hidden[wanted >= 0]), wanted[wanted >= 0], reduction="sum")
+    loss = total / (len(rows) * ANSWER_TOKENS if injector else (wanted >= 0).sum())
     if injector and injector.record:
         loss = loss + aim_loss(rows, injector.seen, (targets >= 0) & (targets != tokenizer.eos_token_id), vectors)
     loss.backward()
@@ -188,9 +219,13 @@ def make_optimizer(model: LlamaForCausalLM) -> torch.optim.AdamW:
     return torch.optim.AdamW(model.parameters(), weight_decay=0.05, betas=(0.9, 0.95))
 
 
-def set_rate(optimizer: torch.optim.AdamW, peak: float, step: int, steps: int, floor: float) -> None:
+def set_rate(
+    optimizer: torch.optim.AdamW, peak: float, step: int, steps: int, *, floor: float, flat: float = 0.0
+) -> None:
+    """A hundred steps of warming up, then the peak for the flat part of the steps, then straight down to the floor."""
+    done = max(0.0, (step / steps - flat) / (1 - flat))
     for group in optimizer.param_groups:
-        group["lr"] = peak * min(1, (step + 1) / 100) * (1 - (1 - floor) * step / steps)
+        group["lr"] = peak * min(1, (step + 1) / 100) * (1 - (1 - floor) * done)
 
 
 def update(model: LlamaForCausalLM, optimizer: torch.optim.AdamW, spellings: Tensor) -> None:
