@@ -12,7 +12,8 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from analysis.sections import ARM_LABELS, ARMS, LABELS, Declared, Section
+from analysis.sections import Declared, Section
+from analysis.terms import ARM_LABELS, ARMS, LABELS, ODDS, wording
 
 Spec = dict[str, Any]  # a row of an inline data set
 RAMP = ["#f2f5f3", "#cfe3e2", "#93c4cb", "#4d9ab5", "#27699a", "#1a3a6b"]
@@ -29,6 +30,8 @@ SHAPES = {
     "concept": "circle", "random": "square", "shuffled": "diamond", "negated": "triangle-up",
     "wrong_concept": "triangle-down", "none": "cross",
 }  # fmt: skip
+CHOSEN_LAYERS = 6
+SHOWN = ("cell", "arm", "item", "category", "layer", "dose", "rate", "low", "high", "declared")
 PERCENT = alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1], labelFlush=False)
 GAP = alt.Scale(paddingInner=0.05, paddingOuter=0)
 KEY = alt.Legend(title=None, orient="bottom", columns=3, symbolType="square", symbolOpacity=1, symbolDash=[1, 0])
@@ -48,6 +51,19 @@ def label(measure: str) -> str:
     """A measure in words, as the beginning of a sentence."""
     words = LABELS.get(measure, measure.replace("_", " "))
     return words[:1].upper() + words[1:]
+
+
+def chosen_layers(section: Section) -> list[int]:
+    """At most six: evenly spaced over the grid, with the declared one. Never chosen by what was found there."""
+    layers = section.layers
+    if len(layers) <= CHOSEN_LAYERS:
+        return layers
+    step = (len(layers) - 1) / (CHOSEN_LAYERS - 1)
+    chosen = {layers[round(number * step)] for number in range(CHOSEN_LAYERS)}
+    if section.declared and section.declared.layer in layers and section.declared.layer not in chosen:
+        own = section.declared.layer
+        chosen = (chosen - {min(chosen, key=lambda layer: abs(layer - own))}) | {own}
+    return sorted(chosen)
 
 
 def heat_map(section: Section, measure: str, arm: str) -> Spec:
@@ -113,7 +129,8 @@ def arms_chart(section: Section, measure: str) -> Spec:
         x=alt.X("rate:Q", scale=WHOLE), shape=_arm_shape(rows)
     )
     text = base.mark_text(dy=-11, fontSize=11).encode(x=alt.X("rate:Q", scale=WHOLE), text="percent:N")
-    return _layered([bars, dots, text], rows, 36 * len(rows), f"{label(measure)} by arm")
+    layers = [bars, *_chance(section, measure, "x"), dots, text]
+    return _layered(layers, rows, 36 * len(rows), f"{label(measure)} by arm")
 
 
 def _at_declared(section: Section, measure: str) -> pl.DataFrame:
@@ -137,7 +154,25 @@ def dose_chart(section: Section, measure: str, layer: int) -> Spec:
     ]
     x, colour = _dose_axis(section), _arm_colour(rows)
     drawn = [*layers[:2], *(each.encode(x=x, color=colour) for each in layers[2:])]
+    drawn += _chance(section, measure, "y")
     return _layered(drawn, rows, 150, f"{label(measure)} against strength at layer {layer}")
+
+
+def guess(section: Section, measure: str) -> str:
+    """What guessing would come to, where there is such a rate."""
+    chance = section.chance(measure)
+    return "" if chance is None else f" Guessing is right in {percent(chance)} % (dotted line)."
+
+
+def _chance(section: Section, measure: str, channel: str) -> list[alt.Chart]:
+    """The rate of guessing as a dotted line across the whole panel, where there is one."""
+    rate = section.chance(measure)
+    if rate is None:
+        return []
+    rule = alt.Chart().mark_rule(strokeWidth=1.2, strokeDash=[1, 3], color="#8d949c")
+    return [
+        rule.encode(x=alt.datum(rate, scale=WHOLE)) if channel == "x" else rule.encode(y=alt.datum(rate, scale=WHOLE))
+    ]
 
 
 def _arm(name: str) -> alt.Chart:
@@ -172,11 +207,13 @@ def _dose_axis(section: Section) -> alt.X:
     return alt.X("dose:Q", title="strength", scale=scale, axis=axis)
 
 
-def odds_chart(section: Section, layer: int) -> Spec:
-    """Mean log-odds of yes against strength at one layer, in nats."""
-    table = section.odds.filter((pl.col("layer") == layer) | (pl.col("arm") == "none"))
+def odds_chart(section: Section, reading: str, layer: int) -> Spec:
+    """Mean log-odds against strength at one layer, in nats; of a choice among several, 0 is chance."""
+    mine = section.odds.filter(pl.col("reading") == reading)
+    table = mine.filter((pl.col("layer") == layer) | (pl.col("arm") == "none"))
     rows = [_odds_row(row) for row in table.iter_rows(named=True)]
-    scale = alt.Scale(domain=_odds_domain(section), nice=True, zero=False, clamp=True)
+    guess = 0.0 if reading == "choice_logodds" else None
+    scale = alt.Scale(domain=_domain(mine, guess, least=0.1), nice=True, zero=False, clamp=True)
     y = alt.Y("mean:Q", scale=scale, title=None)
     layers = [
         *_floor("mean:Q", scale),
@@ -186,13 +223,16 @@ def odds_chart(section: Section, layer: int) -> Spec:
     ]
     x, colour = _dose_axis(section), _arm_colour(rows)
     drawn = [*layers[:2], *(each.encode(x=x, color=colour) for each in layers[2:])]
-    return _layered(drawn, rows, 150, f"Log-odds of yes against strength at layer {layer}")
+    if guess is not None:
+        rule = alt.Chart().mark_rule(strokeWidth=1.2, strokeDash=[1, 3], color="#8d949c")
+        drawn.append(rule.encode(y=alt.datum(guess, scale=scale)))
+    return _layered(drawn, rows, 150, f"{ODDS[reading].capitalize()} against strength at layer {layer}")
 
 
-def _odds_domain(section: Section) -> list[float]:
+def _domain(table: pl.DataFrame, *more: float | None, least: float = 0.0) -> list[float]:
     """The range of the means with a tenth on both sides; an interval that leaves it is cut off at the frame."""
-    means = section.odds["mean"].to_list()
-    margin = max(0.1 * (max(means) - min(means)), 0.1)
+    means = [*table["mean"], *(value for value in more if value is not None)]
+    margin = max(0.1 * (max(means) - min(means)), least)
     return [min(means) - margin, max(means) + margin]
 
 
@@ -203,17 +243,27 @@ def _odds_row(row: Mapping[str, Any]) -> Spec:
 
 def spread_chart(section: Section, measure: str) -> Spec:
     """Sorted dots with intervals, one a concept."""
-    table = section.items.filter(pl.col("measure") == measure).sort(["rate", "item"], descending=[True, False])
-    rows = [_shown(row) for row in table.iter_rows(named=True)]
+    return _dots_chart(section.items, measure, "item", "concept")
+
+
+def categories_chart(section: Section, measure: str) -> Spec:
+    """Sorted dots with intervals, one a category of concepts."""
+    return _dots_chart(section.categories, measure, "category", "category")
+
+
+def _dots_chart(table: pl.DataFrame, measure: str, column: str, noun: str) -> Spec:
+    mine = table.filter(pl.col("measure") == measure).sort(["rate", column], descending=[True, False])
+    named = mine.with_columns(pl.col(column).str.replace_all("_", " "))
+    rows = [_shown(row) for row in named.iter_rows(named=True)]
     many = len(rows) > 80
     axis = None if many else alt.Axis(grid=False, ticks=False, labelLimit=140, labelPadding=10)
-    y = alt.Y("item:N", sort=None, title=None, axis=axis)
-    base = alt.Chart().encode(y=y, tooltip=_tooltip(["item:N"]), color=alt.value(COLOURS["concept"]))
+    y = alt.Y(f"{column}:N", sort=None, title=None, axis=axis)
+    base = alt.Chart().encode(y=y, tooltip=_tooltip([f"{column}:N"]), color=alt.value(COLOURS["concept"]))
     bars = base.mark_rule(strokeWidth=1.5, opacity=0.4).encode(
         x=alt.X("low:Q", scale=WHOLE, axis=PERCENT, title=None), x2="high:Q"
     )
     dots = base.mark_point(filled=True, size=55, opacity=1).encode(x=alt.X("rate:Q", scale=WHOLE))
-    return _layered([bars, dots], rows, (5 if many else 17) * len(rows), f"{label(measure)} by concept")
+    return _layered([bars, dots], rows, (5 if many else 17) * len(rows), f"{label(measure)} by {noun}")
 
 
 # -- shared encodings and words ---------------------------------------------------------------------------------------
@@ -223,8 +273,9 @@ def _shown(row: Mapping[str, Any]) -> Spec:
     """A row with the words of its tooltip."""
     known = row["rate"] is not None
     return {
-        **{name: row.get(name) for name in ("cell", "arm", "item", "layer", "dose", "rate", "low", "high", "declared")},
+        **{name: row.get(name) for name in SHOWN},
         "label": ARM_LABELS.get(row.get("arm") or "", row.get("arm")),
+        "asked": wording(row.get("wording")),
         "strength": None if row.get("dose") is None else f"{row['dose']:g}",
         "percent": percent(row["rate"]),
         "interval": f"{percent(row['low'])} to {percent(row['high'])} %" if known else "no trial that was graded",
@@ -234,7 +285,7 @@ def _shown(row: Mapping[str, Any]) -> Spec:
 
 
 def _tooltip(first: Sequence[str]) -> list[alt.Tooltip]:
-    names = {"label:N": "injected", "item:N": "concept"}
+    names = {"label:N": "injected", "item:N": "concept", "asked:N": "wording"}
     return [
         *(alt.Tooltip(field, title=names.get(field, field.partition(":")[0])) for field in first),
         alt.Tooltip("percent:N", title="rate, %"), alt.Tooltip("interval:N", title="95 % interval"),

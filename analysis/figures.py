@@ -1,76 +1,52 @@
-"""The figures of a section, the same for the page and for a paper: SVG, PNG, Vega-Lite and the table behind each."""
+"""The figures of a section, the same for the page and for a paper."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
-import altair as alt
 import polars as pl
-import vl_convert
 
-from analysis.charts import Spec, arms_chart, dose_chart, heat_map, label, odds_chart, spread_chart
-from analysis.sections import ARM_LABELS, Section
-
-CHOSEN_LAYERS = 6
-FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, sans-serif"
-PAPER = {
-    "background": "white",
-    "view": {"stroke": None},
-    "font": FONT,
-    "axis": {
-        "labelFontSize": 10,
-        "titleFontSize": 11,
-        "titleFontWeight": "normal",
-        "gridOpacity": 0.3,
-        "domain": False,
-    },
-    "legend": {"labelFontSize": 10},
-    "title": {"fontSize": 12, "anchor": "start", "fontWeight": 600},
-    "concat": {"spacing": 24},
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    """One chart, a Vega-Lite document without width. `small` ones stand several in a row."""
-
-    title: str
-    chart: Spec
-    small: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """Panels that are read together, and the table that they draw."""
-
-    name: str
-    title: str
-    caption: str
-    panels: tuple[Panel, ...]
-    table: pl.DataFrame
-    legend: Literal["ramp", "arms"] | None = None  # on the page it stands once above the panels
-    folded: bool = False  # behind a heading that opens it
+from analysis import conditions
+from analysis.charts import (
+    COLOURS,
+    DASHES,
+    arms_chart,
+    categories_chart,
+    chosen_layers,
+    dose_chart,
+    guess,
+    heat_map,
+    label,
+    odds_chart,
+    spread_chart,
+)
+from analysis.panels import Figure, Key, Panel, key
+from analysis.sections import Section
+from analysis.terms import ARM_LABELS, ODDS, wording
 
 
 def figures(section: Section) -> list[Figure]:
-    """Every figure of a section, in reading order. A section whose trials were not graded has none."""
+    """Every figure of a section, in reading order. A section with nothing graded or read has none."""
+    found = [*_of_verdicts(section), *conditions.of_readings(section)]
+    return [figure for figure in found if figure.panels]
+
+
+def _of_verdicts(section: Section) -> list[Figure]:
     if not section.measures:
         return []
-    found = [_main_maps(section)]
-    if set(section.arms) - {"concept", "none"}:
-        found += [_control_maps(section, measure) for measure in section.main]
+    lead = section.lead
+    found = [_main_maps(lead)]
+    if len(section.wordings) > 1:
+        found += [figure for measure in section.main for figure in conditions.wordings(section, measure)]
+    if set(lead.arms) - {"concept", "none"}:
+        found += [_control_maps(lead, measure) for measure in section.main]
     rest = [name for name in section.measures if name not in section.main]
-    found += [_map_row(section, name, section.arms, folded=True) for name in rest]
-    found += [_dose(section, measure) for measure in section.main[:1]]
-    found += [_dose(section, measure, folded=True) for measure in section.main[1:]]
-    if section.odds.height:
-        found.append(_odds(section))
-    found += [_spread(section, measure) for measure in section.main if section.items.height]
-    return [figure for figure in found if figure.panels]
+    found += [_map_row(lead, name, lead.arms, folded=True) for name in rest]
+    found += [_dose(lead, measure, folded=measure != section.main[0]) for measure in section.main]
+    found += [_odds(lead, reading) for reading in ODDS if reading in lead.odds["reading"]]
+    if lead.categories.height:
+        found += [_categories(lead, measure) for measure in section.main]
+    return found + [_spread(lead, measure) for measure in section.main if lead.items.height]
 
 
 def _main_maps(section: Section) -> Figure:
@@ -113,49 +89,61 @@ def _dose(section: Section, measure: str, folded: bool = False) -> Figure:
     return Figure(
         name=f"dose-response-{measure}".replace("_", "-"),
         title=f"Dose and response: {label(measure).lower()}",
-        caption=_dose_caption(section, layers),
+        caption=_dose_caption(section, measure, layers),
         panels=tuple(
             Panel(title=f"layer {layer}", chart=dose_chart(section, measure, layer), small=True) for layer in layers
         ),
         table=section.table(measure).filter(pl.col("layer").is_in(layers) | pl.col("layer").is_null()),
         folded=folded,
-        legend="arms",
+        legend=_arms_key(section),
     )
 
 
-def chosen_layers(section: Section) -> list[int]:
-    """At most six: evenly spaced over the grid, with the declared one. Never chosen by what was found there."""
-    layers = section.layers
-    if len(layers) <= CHOSEN_LAYERS:
-        return layers
-    step = (len(layers) - 1) / (CHOSEN_LAYERS - 1)
-    chosen = {layers[round(number * step)] for number in range(CHOSEN_LAYERS)}
-    if section.declared and section.declared.layer in layers and section.declared.layer not in chosen:
-        own = section.declared.layer
-        chosen = (chosen - {min(chosen, key=lambda layer: abs(layer - own))}) | {own}
-    return sorted(chosen)
-
-
-def _odds(section: Section) -> Figure:
+def _odds(section: Section, reading: str) -> Figure:
     layers = chosen_layers(section) if len(section.doses) > 1 else []
+    of = {
+        "logodds_yes": "Mean difference of the log-probabilities of yes and no as the first token",
+        "choice_logodds": "Mean log-probability of the right one as the first token, less that of the others' mean "
+        "probability (dotted: 0, chance)",
+    }
     return Figure(
-        name="log-odds", title="Before a word is written: log-odds of yes",
-        caption="Mean difference of the log-probabilities of yes and no as the first token, with 95 % t intervals over "
-        "clusters. It moves where sampled answers still look the same.",
-        panels=tuple(Panel(title=f"layer {n}", chart=odds_chart(section, n), small=True) for n in layers),
-        table=section.odds, legend="arms",
+        name="log-odds", title=f"Before a word is written: {ODDS[reading]}",
+        caption=f"{of[reading]}, with 95 % t intervals over clusters. "
+        "It moves where sampled answers still look the same.",
+        panels=tuple(Panel(title=f"layer {n}", chart=odds_chart(section, reading, n), small=True) for n in layers),
+        table=section.odds.filter(pl.col("reading") == reading), legend=_arms_key(section),
     )  # fmt: skip
 
 
-def _spread(section: Section, measure: str) -> Figure:
+def _arms_key(section: Section) -> tuple[Key, ...]:
+    return tuple(
+        key(ARM_LABELS.get(arm, arm), COLOURS.get(arm, "#777777"), DASHES.get(arm, [1, 0])) for arm in section.arms
+    )
+
+
+def _categories(section: Section, measure: str) -> Figure:
+    rows = section.categories.filter(pl.col("measure") == measure)
+    return Figure(
+        name=f"categories-{measure}".replace("_", "-"), title=f"By category of concept: {label(measure).lower()}",
+        caption=f"Sorted rates {_where(section)}, with 95 % intervals over the concepts of each category. "
+        "Concepts that no shipped list puts in a category are left out.",
+        panels=(Panel(title=f"{label(measure)}, each category", chart=categories_chart(section, measure)),),
+        table=rows, folded=measure != section.main[0],
+    )  # fmt: skip
+
+
+def _where(section: Section) -> str:
     cell = section.declared
-    where = f"at layer {cell.layer}, strength {cell.strength:g}" if cell else "over all layers and strengths"
+    return f"at layer {cell.layer}, strength {cell.strength:g}" if cell else "over all layers and strengths"
+
+
+def _spread(section: Section, measure: str) -> Figure:
     rows = section.items.filter(pl.col("measure") == measure)
     panels = (Panel(title=f"{label(measure)}, each concept", chart=spread_chart(section, measure)),)
     return Figure(
         name=f"concepts-{measure}".replace("_", "-"), title=f"Concept by concept: {label(measure).lower()}",
-        caption=f"Sorted rates {where}. {_own_interval(rows)} The interval of the headline rate comes from the spread "
-        "between concepts.",
+        caption=f"Sorted rates {_where(section)}. {_own_interval(rows)} The interval of the headline rate comes from "
+        "the spread between concepts.",
         panels=panels if rows.height else (), table=rows, folded=measure != section.main[0],
     )  # fmt: skip
 
@@ -173,10 +161,16 @@ def _map_caption(section: Section) -> str:
     cell, framed = section.declared, "No cell was declared before the run. "
     if cell:
         framed = f"The framed cell (layer {cell.layer}, strength {cell.strength:g}) was declared before the run. "
+    asked = f"Here the model was {_asked(section)}. " if section.wordings[0] else ""
     return (
         f"Percent of trials in each cell; a dashed frame is a cell without trials. {framed}"
-        "Choose a cell to read what the model said there."
+        f"{asked}Choose a cell to read what the model said there.{guess(section, section.main[0])}"
     )
+
+
+def _asked(section: Section) -> str:
+    name = wording(section.wordings[0])
+    return name if name.startswith("asked") else f"asked with the wording {name!r}"
 
 
 def _control_caption(arms: Sequence[str]) -> str:
@@ -189,51 +183,9 @@ def _control_caption(arms: Sequence[str]) -> str:
     return " ".join(said[arm] for arm in arms if arm in said)
 
 
-def _dose_caption(section: Section, layers: Sequence[int]) -> str:
+def _dose_caption(section: Section, measure: str, layers: Sequence[int]) -> str:
     some = len(layers) < len(section.layers)
     which = "Layers evenly spaced over the grid, not chosen by their rates. " if some else ""
     none = "The grey band is the rate without injection. " if "none" in section.arms else ""
-    return f"{which}The concept's line has its 95 % interval as a band, controls are dashed with theirs as bars. {none}"
-
-
-# -- files ------------------------------------------------------------------------------------------------------------
-
-
-def save(figure: Figure, folder: Path, prefix: str) -> list[Path]:
-    """<prefix>-<name>.svg, .png, .vl.json and .csv in `folder`, for a paper; returns the paths."""
-    document = paper(figure)
-    svg = vl_convert.vegalite_to_svg(document)
-    contents: dict[str, bytes] = {
-        "vl.json": json.dumps(document, indent=1).encode(),
-        "svg": svg.encode(),
-        "png": vl_convert.svg_to_png(svg, scale=2),
-        "csv": figure.table.write_csv().encode(),
-    }
-    paths = [folder / f"{prefix}-{figure.name}.{suffix}" for suffix in contents]
-    for path, content in zip(paths, contents.values(), strict=True):
-        path.write_bytes(content)
-    return paths
-
-
-def paper(figure: Figure) -> Spec:
-    """All panels of a figure in one Vega-Lite document, with titles and legends of its own."""
-    panels = [{**panel.chart, "title": panel.title, "width": 150 if panel.small else 250} for panel in figure.panels]
-    for panel in panels:
-        del panel["$schema"]  # only a whole document has one
-    same = {"scale": {"color": "shared"}} if figure.panels[0].small else {}
-    columns = 4 if len(panels) == 4 else 3
-    document = {"$schema": alt.SCHEMA_URL, "title": figure.title, "concat": panels, "columns": columns, "resolve": same}
-    return {**document, "config": PAPER}
-
-
-def page(panel: Panel) -> Spec:
-    """One panel as the page draws it: as wide as there is room, and its legend stands above the figure."""
-    layers = [{**layer, "encoding": _without_legends(layer["encoding"])} for layer in panel.chart["layer"]]
-    return {**panel.chart, "layer": layers, "width": "container"}
-
-
-def _without_legends(encoding: Spec) -> Spec:
-    return {
-        name: {**channel, "legend": None} if isinstance(channel, dict) and "legend" in channel else channel
-        for name, channel in encoding.items()
-    }
+    band = "The concept's line has its 95 % interval as a band, controls are dashed with theirs as bars. "
+    return f"{which}{band}{none}{guess(section, measure).strip()}"

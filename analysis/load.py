@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from analysis.terms import CONDITIONS, OPTIONAL
 from sweep.grading import folder_of
 from sweep.plan import load as load_plan
-from sweep.rows import SCHEMA_VERSION
+from sweep.rows import GRADES, SCHEMA_VERSION, TRIALS
 from sweep.store import Store, records
 
 VERDICT = "verdict_"  # prefix of a measure's column, so that no measure can hide a coordinate
@@ -31,10 +33,11 @@ class Run:
     """A run's committed rows, lazily.
 
     `trials` has one row a trial (its newest attempt) with the columns of `sweep.rows.TRIALS`, `shard`, `dose` (the
-    strength as asked, or the strength that a rule refers to) and `unit` (what makes a repeat within a concept a new
-    draw: the seed, or at temperature 0 the rendered prompt). `verdicts` adds one boolean column a measure, "verdict_"
-    and its name, null where the grader could not tell or has not graded. `planned` counts trials by (model, protocol);
-    it is empty where the run has no plan.
+    strength as asked, or the strength that a rule refers to), `unit` (what makes a repeat within a concept a new draw:
+    the seed, or at temperature 0 the rendered prompt) and `wording` (the prompt's name where rates are not pooled over
+    it, see `analysis.terms`; else null). A column that a part was written without is null. `verdicts` adds one boolean
+    column a measure, "verdict_" and its name, null where the grader could not tell or has not graded. `planned` counts
+    trials by (model, protocol); it is empty where the run has no plan.
     """
 
     path: Path
@@ -71,13 +74,17 @@ def open_run(path: Path | str, grader: str = "rules") -> Run:
     parts = _parts(store, "trials")
     if not parts:
         raise RunError(_empty(store))
-    trials = _scan(store, parts)
+    trials = _scan(store, parts, TRIALS)
     graded = _parts(store, f"grades/{folder_of(grader)}")
-    grades = _scan(store, graded) if graded else _no_grades()
+    grades = _scan(store, graded, GRADES) if graded else _no_grades()
     measures = grades.select(pl.col("measure").unique()).collect()["measure"].sort().to_list()
     planned = _planned(store)
     return Run(
-        path=store.root, trials=_newest(_with_dose(trials)), grades=grades, measures=tuple(measures), planned=planned
+        path=store.root,
+        trials=_newest(_with_wording(_with_dose(trials))),
+        grades=grades,
+        measures=tuple(measures),
+        planned=planned,
     )
 
 
@@ -100,13 +107,23 @@ def _parts(store: Store, stage: str) -> dict[str, str]:
     return {shard: record["file"] for shard, record in records(store, stage).items() if "file" in record}
 
 
-def _scan(store: Store, parts: Mapping[str, str]) -> pl.LazyFrame:
+def _scan(store: Store, parts: Mapping[str, str], schema: pa.Schema) -> pl.LazyFrame:
+    """Every part's rows with the schema's columns and `shard`; a column younger than a part is null in it."""
     files = {str(store.root / file): shard for shard, file in parts.items()}
     for file in files:
         _check_version(file)
     shards = pl.LazyFrame({"_file": list(files), "shard": list(files.values())})
-    rows = pl.scan_parquet(list(files), include_file_paths="_file", glob=False, hive_partitioning=False)
+    rows = pl.scan_parquet(
+        list(files), include_file_paths="_file", glob=False, hive_partitioning=False, schema=_columns(schema),
+        missing_columns="insert", extra_columns="ignore",
+    )  # fmt: skip
     return rows.join(shards, on="_file", how="left").drop("_file")
+
+
+def _columns(schema: pa.Schema) -> pl.Schema:
+    frame = pl.from_arrow(schema.empty_table())
+    assert isinstance(frame, pl.DataFrame)
+    return frame.schema
 
 
 def _check_version(file: str) -> None:
@@ -121,8 +138,7 @@ def _check_version(file: str) -> None:
 
 
 def _no_grades() -> pl.LazyFrame:
-    columns = {"trial": pl.String, "grader": pl.String, "measure": pl.String, "verdict": pl.Boolean}
-    return pl.LazyFrame(schema={**columns, "score": pl.Float64, "reason": pl.String, "shard": pl.String})
+    return pl.LazyFrame(schema={**_columns(GRADES), "shard": pl.String})
 
 
 def _with_dose(trials: pl.LazyFrame) -> pl.LazyFrame:
@@ -132,6 +148,12 @@ def _with_dose(trials: pl.LazyFrame) -> pl.LazyFrame:
     return trials.with_columns(
         dose=pl.coalesce("strength", asked), unit=pl.when(greedy).then(rendered).otherwise(pl.col("seed"))
     )
+
+
+def _with_wording(trials: pl.LazyFrame) -> pl.LazyFrame:
+    prompt = pl.col("prompt")
+    apart = [pl.col("protocol").is_in(CONDITIONS), *(prompt.str.starts_with(prefix) for prefix in OPTIONAL)]
+    return trials.with_columns(wording=pl.when(pl.any_horizontal(apart)).then(prompt))
 
 
 def _newest(trials: pl.LazyFrame) -> pl.LazyFrame:

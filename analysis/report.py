@@ -22,11 +22,14 @@ import vl_convert
 from markupsafe import Markup
 
 from analysis import words
-from analysis.charts import COLOURS, DASHES, LABELS, RAMP
-from analysis.figures import Figure, figures, page, save
+from analysis.charts import RAMP
+from analysis.figures import figures
+from analysis.limits import limits
 from analysis.load import Run, open_run
+from analysis.panels import Figure, page, save
 from analysis.rates import COLUMNS
-from analysis.sections import ARM_LABELS, Declared, Section, cell_numbers, sections
+from analysis.sections import Declared, Section, cell_numbers, sections
+from analysis.terms import ARM_LABELS, LABELS, QUESTIONS, title, wording
 from analysis.transcripts import transcripts
 
 QUESTION = "Does the model notice what happens inside itself, and can it say what?"
@@ -95,17 +98,13 @@ def render(run: Run, found: Sequence[Section], drawn: Mapping[str, Sequence[Figu
 def _view(section: Section, found: Sequence[Section], drawn: Sequence[Figure]) -> dict[str, Any]:
     """What the template prints of a section."""
     return {
-        "slug": section.slug, "model": section.model, "title": words.title(section.protocol),
-        "question": words.QUESTIONS.get(section.protocol, ""), "setting": words.setting(section),
-        "headline": words.headline(section), "tiles": words.tiles(section), "limits": words.limits(section, found),
-        "counts": words.counts(section), "rows": words.arm_rows(section), "declared": section.declared,
-        "figures": drawn, "arms": [_key(arm) for arm in section.arms],
+        "slug": section.slug, "model": section.model, "title": title(section.protocol),
+        "question": QUESTIONS.get(section.protocol, ""), "setting": words.setting(section),
+        "headline": words.headline(section), "notes": words.notes(section), "tiles": words.tiles(section),
+        "limits": limits(section, found), "counts": words.counts(section), "rows": words.arm_rows(section),
+        "pairs": words.pair_rows(section), "apart": words.apart(section, found), "declared": section.declared,
+        "figures": drawn,
     }  # fmt: skip
-
-
-def _key(arm: str) -> dict[str, str]:
-    dash = " ".join(map(str, DASHES.get(arm, [1, 0])))
-    return {"label": ARM_LABELS.get(arm, arm), "colour": COLOURS.get(arm, "#777777"), "dash": dash}
 
 
 def _cells(found: Sequence[Section]) -> dict[int, dict[str, Any]]:
@@ -122,7 +121,8 @@ def _cells(found: Sequence[Section]) -> dict[int, dict[str, Any]]:
 
 def _cell_title(row: Mapping[str, Any]) -> str:
     arm = ARM_LABELS.get(row["arm"], str(row["arm"]))
-    return arm if row["layer"] is None else f"{arm}, layer {row['layer']}, strength {row['dose']:g}"
+    asked = "" if row["wording"] is None else f", {wording(row['wording'])}"
+    return f"{arm}{asked}" if row["layer"] is None else f"{arm}, layer {row['layer']}, strength {row['dose']:g}{asked}"
 
 
 def _json(data: object) -> str:

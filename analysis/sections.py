@@ -2,49 +2,28 @@
 
 Rates are pooled over wordings, concepts and repeats, never over models, digests, temperatures, templates and other
 settings of how it is asked, norm conventions, modes or spans. An uninjected trial has no norm, mode or span and stands
-beside every setting of its model and protocol.
+beside every setting of its model and protocol. Where wordings are conditions (see `analysis.terms`) they are cells of
+one section, beside each other.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
+from analysis import contrasts
+from analysis.contrasts import Drop, Missing
 from analysis.load import VERDICT, Run, with_measure
 from analysis.rates import Rate, as_rate, means, rates
+from analysis.terms import ARMS, CHANCE, LABELS, MAIN, ODDS, PAIRS, PROTOCOLS, in_order
 
 SHARED = ("model", "model_digest", "protocol", "temperature", "setting")
 SETTING = ("norm", "mode", "span")
-CELL = ("arm", "layer", "dose")
+CELL = ("arm", "wording", "layer", "dose")
 KEYS = (*SHARED, *SETTING, *CELL)
-ARMS = ("concept", "random", "shuffled", "negated", "wrong_concept", "none")
-ARM_LABELS = {
-    "concept": "concept",
-    "random": "random direction",
-    "shuffled": "shuffled coordinates",
-    "negated": "negated concept",
-    "wrong_concept": "wrong concept",
-    "none": "no injection",
-}
-PROTOCOLS = ("injected_thought", "open_question", "forced_identification", "yes_bias")
-LABELS = {
-    "detected": "detected",
-    "detected_and_identified": "detected and identified",
-    "legible": "legible",
-    "said_yes": "said yes",
-    "identified": "identified",
-    "claim_first": "claim before the word",
-}
-MAIN = {  # what a protocol is about, in the order of its maps; a protocol of one's own shows all its measures
-    "injected_thought": ("detected", "detected_and_identified"),
-    "open_question": ("detected", "detected_and_identified"),
-    "forced_identification": ("identified",),
-    "yes_bias": ("said_yes",),
-}
-ODDS = "logodds_yes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +38,12 @@ class Declared:
 class Section:
     """One model under one protocol and setting.
 
-    `cells` has a row for each arm, layer, dose and measure, with `cell` (a number, the same in the whole report) and
-    the columns of `Rate`; `items` the rate of each concept and measure at the declared cell, or over all cells where
-    none is declared; `odds` the mean log-odds of yes, empty where the protocol does not measure it.
+    `cells` has a row for each arm, wording, layer, dose and measure, with `cell` (a number, the same in the whole
+    report) and the columns of `Rate`; `items` and `categories` the rate of each concept, or of each category of
+    concepts, a wording and measure at the declared cell, or over all cells where none is declared; `odds` the mean
+    log-odds of yes, or of the right choice. `drop` is the summary contrast of prefill, None elsewhere. `readings` has
+    the mean cosines of uninjected trials by wording, layer and kind, `compared` the paired contrasts of them. Tables
+    are empty where the protocol has no such thing. `orders` counts trials by the order of their sentences.
     """
 
     slug: str
@@ -69,7 +51,12 @@ class Section:
     measures: tuple[str, ...]
     cells: pl.DataFrame
     items: pl.DataFrame
+    categories: pl.DataFrame
     odds: pl.DataFrame
+    drop: Drop | Missing | None
+    readings: pl.DataFrame
+    compared: pl.DataFrame
+    orders: Mapping[int, int]
     declared: Declared | None
     status: Mapping[str, int]
     landed: int  # trials here of the model and protocol, in any setting
@@ -86,6 +73,26 @@ class Section:
     @property
     def main(self) -> tuple[str, ...]:
         return tuple(name for name in MAIN.get(self.protocol, self.measures) if name in self.measures)
+
+    @property
+    def wordings(self) -> tuple[str | None, ...]:
+        """The conditions that wordings make, None for those that are pooled; the section is about the first."""
+        injected = self.cells.filter(pl.col("arm") != "none")  # controls stand here for other settings too
+        return in_order((injected if injected.height else self.cells)["wording"].unique().to_list())
+
+    def under(self, wording: str | None) -> Section:
+        """The section with one of its wordings only."""
+        mine = pl.col("wording").eq_missing(pl.lit(wording, pl.String))
+        tables = {name: getattr(self, name).filter(mine) for name in ("cells", "items", "categories", "odds")}
+        return replace(self, **tables)
+
+    @property
+    def lead(self) -> Section:
+        return self.under(self.wordings[0])
+
+    def chance(self, measure: str) -> float | None:
+        """The rate of guessing, where there is one."""
+        return CHANCE.get((self.protocol, measure))
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -105,7 +112,10 @@ class Section:
         return rows if arm is None else rows.filter(pl.col("arm") == arm)
 
     def at(self, measure: str, arm: str, cell: Declared | None) -> Rate | None:
-        """The rate of an arm at a cell (the uninjected arm has one for all); None if no such trial ended ok."""
+        """The rate of an arm at a cell (the uninjected arm has one for all); None if no such trial ended ok.
+
+        For a section with one wording, see `under`.
+        """
         rows = self.table(measure, arm)
         if arm != "none":
             rows = rows.filter(layer=cell.layer, dose=cell.strength) if cell else rows.clear()
@@ -117,11 +127,19 @@ def sections(run: Run, declared: Mapping[str, Declared]) -> list[Section]:
     frame = _narrow(run)
     cells = _numbered(frame)
     measures = _measures(run)
-    odds = _odds(run, cells)
+    odds, read = _odds(run, cells), _read(run)
     settings = _settings(frame)
     return [
         _section(
-            run, keys, frame, cells, measures.get(str(keys["protocol"]), ()), odds, declared, _slug(keys, settings)
+            run,
+            keys,
+            frame,
+            cells,
+            measures.get(str(keys["protocol"]), ()),
+            odds,
+            read,
+            declared,
+            _slug(keys, settings),
         )
         for keys in settings
     ]
@@ -134,7 +152,7 @@ def cell_numbers(run: Run) -> pl.DataFrame:
 
 def _narrow(run: Run) -> pl.DataFrame:
     verdicts = [VERDICT + name for name in with_measure(run.measures)]
-    return run.ok.select(*KEYS, "trial", "item", "cluster", "seed", *verdicts).collect()
+    return run.ok.select(*KEYS, "trial", "item", "category", "split", "cluster", "seed", *verdicts).collect()
 
 
 def _numbered(frame: pl.DataFrame) -> pl.DataFrame:
@@ -174,23 +192,35 @@ def _section(
     cells: pl.DataFrame,
     measures: tuple[str, ...],
     odds: pl.DataFrame,
+    read: pl.DataFrame,
     declared: Mapping[str, Declared],
     slug: str,
 ) -> Section:
     mine = frame.join(_mine(cells, keys), on=KEYS, nulls_equal=True)
     cell = declared.get(str(keys["protocol"]))
+    read = read.filter(_same(keys, SHARED))
+    wordings = contrasts.pairs_of(mine["wording"].unique().to_list(), PAIRS)
     return Section(
         slug=slug, keys=keys, measures=measures, cells=_rates(mine, measures),
-        items=_items(run, mine, measures, cell), odds=odds.join(mine.select("cell").unique(), on="cell", how="semi"),
+        items=_items(run, mine, measures, cell), categories=_categories(mine, measures, cell),
+        odds=odds.join(mine.select("cell").unique(), on="cell", how="semi"), drop=_drop(mine, keys),
+        readings=contrasts.by_wording(read), compared=contrasts.compared(read, wordings), orders=_orders(run, keys),
         declared=cell, status=_status(run, keys), landed=_landed(run, keys),
         planned=run.planned.get((str(keys["model"]), str(keys["protocol"]))),
     )  # fmt: skip
 
 
 def _mine(cells: pl.DataFrame, keys: Mapping[str, object]) -> pl.DataFrame:
-    same = pl.all_horizontal(pl.col(name).eq_missing(pl.lit(keys[name])) for name in SHARED)
-    setting = pl.all_horizontal(pl.col(name).eq_missing(pl.lit(keys[name])) for name in SETTING)
-    return cells.filter(same & (setting | (pl.col("arm") == "none")))
+    return cells.filter(_of(keys))
+
+
+def _same(keys: Mapping[str, object], names: Sequence[str]) -> pl.Expr:
+    return pl.all_horizontal(pl.col(name).eq_missing(pl.lit(keys[name])) for name in names)
+
+
+def _of(keys: Mapping[str, object]) -> pl.Expr:
+    """A setting's own trials, and the uninjected ones that stand beside it."""
+    return _same(keys, SHARED) & (_same(keys, SETTING) | (pl.col("arm") == "none"))
 
 
 def _slug(keys: Mapping[str, object], settings: Sequence[Mapping[str, object]]) -> str:
@@ -216,19 +246,55 @@ def _items(run: Run, mine: pl.DataFrame, measures: Sequence[str], cell: Declared
         units = run.trials.filter(layer=cell.layer, dose=cell.strength, arm="concept").select("trial", "unit").collect()
         injected = injected.drop("unit").join(units, on="trial")
     tables = [
-        rates(injected.lazy(), ["item"], VERDICT + name, cluster="unit").with_columns(measure=pl.lit(name))
+        rates(injected.lazy(), ["wording", "item"], VERDICT + name, cluster="unit").with_columns(measure=pl.lit(name))
         for name in measures
     ]
-    return pl.concat(tables) if tables else pl.DataFrame(schema={"item": pl.String, "measure": pl.String})
+    return pl.concat(tables) if tables else _no_rates("item")
+
+
+def _categories(mine: pl.DataFrame, measures: Sequence[str], cell: Declared | None) -> pl.DataFrame:
+    """Rates a category over its concepts, at one cell or over all; nothing unless there are two to compare."""
+    injected = mine.filter((pl.col("arm") == "concept") & pl.col("category").is_not_null())
+    if cell:
+        injected = injected.filter(layer=cell.layer, dose=cell.strength)
+    if injected["category"].n_unique() < 2 or not measures:
+        return _no_rates("category")
+    by = ["wording", "category"]
+    tables = [rates(injected.lazy(), by, VERDICT + name).with_columns(measure=pl.lit(name)) for name in measures]
+    return pl.concat(tables)
+
+
+def _no_rates(column: str) -> pl.DataFrame:
+    return pl.DataFrame(schema={"wording": pl.String, column: pl.String, "measure": pl.String})
+
+
+def _drop(mine: pl.DataFrame, keys: Mapping[str, object]) -> Drop | Missing | None:
+    if keys["protocol"] != "prefill":
+        return None
+    verdict = VERDICT + "apologised"
+    known = pl.col(verdict) if verdict in mine.columns else pl.lit(None, pl.Boolean)
+    return contrasts.drop(mine.with_columns(verdict=known))
+
+
+def _orders(run: Run, keys: Mapping[str, object]) -> dict[int, int]:
+    ok = run.trials.filter(_of(keys), pl.col("status") == "ok", pl.col("order").is_not_null())
+    return dict(ok.group_by("order").len().sort("order").collect().iter_rows())
 
 
 def _odds(run: Run, cells: pl.DataFrame) -> pl.DataFrame:
-    entry = pl.col("measures").list.eval(
-        pl.element().filter(pl.element().struct.field("name") == ODDS).struct.field("value")
+    """Means of every reading that is log-odds, a row a cell and `reading`."""
+    ok = run.trials.filter(pl.col("status") == "ok").select(*KEYS, "cluster", "measures").explode("measures")
+    entry = pl.col("measures").struct
+    named = ok.with_columns(reading=entry.field("name"), odds=entry.field("value"))
+    found = named.filter(pl.col("reading").is_in(list(ODDS)), pl.col("odds").is_not_null()).drop("measures")
+    return means(found.join(cells.lazy(), on=KEYS, nulls_equal=True), ("cell", *CELL, "reading"), "odds")
+
+
+def _read(run: Run) -> pl.DataFrame:
+    ok = run.trials.filter(pl.col("status") == "ok", pl.col("arm") == "none")
+    return contrasts.readings(
+        ok.select(*SHARED, "trial", "wording", "item", "repeat", "sentence", "cluster", "measures")
     )
-    ok = run.trials.filter(pl.col("status") == "ok").with_columns(odds=entry.list.first())
-    found = ok.select(*KEYS, "cluster", "odds").join(cells.lazy(), on=KEYS, nulls_equal=True)
-    return means(found, ("cell", *CELL), "odds")
 
 
 def _landed(run: Run, keys: Mapping[str, object]) -> int:
@@ -237,7 +303,5 @@ def _landed(run: Run, keys: Mapping[str, object]) -> int:
 
 
 def _status(run: Run, keys: Mapping[str, object]) -> dict[str, int]:
-    same = pl.all_horizontal(pl.col(name).eq_missing(pl.lit(keys[name])) for name in SHARED)
-    setting = pl.all_horizontal(pl.col(name).eq_missing(pl.lit(keys[name])) for name in SETTING)
-    rows = run.trials.filter(same & (setting | (pl.col("arm") == "none"))).group_by("status").len().collect()
+    rows = run.trials.filter(_of(keys)).group_by("status").len().collect()
     return {str(status): int(count) for status, count in rows.sort("status").iter_rows()}

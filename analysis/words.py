@@ -2,73 +2,178 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import polars as pl
 
 from analysis.charts import percent
+from analysis.contrasts import Drop, Missing
 from analysis.rates import Rate
-from analysis.sections import ARM_LABELS, Section
-
-TITLES = {
-    "injected_thought": "Injected thought",
-    "open_question": "Open question",
-    "forced_identification": "Forced identification",
-    "yes_bias": "Yes-bias control",
-}
-QUESTIONS = {
-    "injected_thought": "The model is told that a thought may be injected, and asked whether it detects one.",
-    "open_question": "Nothing is said about injection; the model is asked what is on its mind.",
-    "forced_identification": "The claim to detect a thought is put in the model's mouth. Can it name the concept?",
-    "yes_bias": "Unrelated questions whose answer is no. A rise in yes under injection is a bias, not detection.",
-}
-VERBS = {
-    "detected": "said that it detected something",
-    "detected_and_identified": "said so and named the concept",
-    "identified": "named the concept",
-    "said_yes": "said yes",
-    "legible": "gave a legible answer",
-}
-ENOUGH = 25  # concepts; below it an interval over concepts covers less often than it says
-
-
-def title(protocol: str) -> str:
-    return TITLES.get(protocol, protocol.replace("_", " "))
+from analysis.sections import Section
+from analysis.terms import ARM_LABELS, PAIRS, verb, wording
 
 
 def interval(rate: Rate) -> str:
     return f"{percent(rate.low)}–{percent(rate.high)} %"
 
 
-def tiles(section: Section) -> list[dict[str, str]]:
-    """The numbers at the head of a section: the declared cell's rates, then the first one's control."""
-    found = []
-    for measure in section.main:
-        rate = section.at(measure, "concept", section.declared)
+def tiles(section: Section) -> list[dict[str, object]]:
+    """The numbers at the head of a section: the declared cell's rates, then the first one's control, then contrasts."""
+    lead, found = section.lead, list[dict[str, object]]()
+    for measure in lead.main:
+        rate = lead.at(measure, "concept", lead.declared)
         if rate and rate.rate is not None:
-            found.append(_tile(rate, VERBS.get(measure, measure), "concept injected", "concepts"))
-    control = section.at(section.main[0], "none", None) if section.main else None
-    if control and control.rate is not None:
-        found.append(_tile(control, VERBS.get(section.main[0], section.main[0]), "no injection", "independent draws"))
+            found.append(_tile(rate, verb(measure), "concept injected", "concepts"))
+    for measure in _controlled(lead):
+        control = lead.at(measure, "none", None)
+        if control and control.rate is not None:
+            found.append(_tile(control, verb(measure), "no injection", _drawn(lead)) | {"control": True})
+    return [*found, *_contrast_tiles(section)]
+
+
+def _controlled(section: Section) -> tuple[str, ...]:
+    """The measures whose rate without injection stands at the head: the first, and what is a ceiling of others."""
+    ceiling = tuple(name for name in section.main[1:] if name == "repeated")
+    return (*section.main[:1], *ceiling)
+
+
+def _tile(rate: Rate, what: str, arm: str, units: str) -> dict[str, object]:
+    return {
+        "value": percent(rate.rate), "unit": "%", "verb": what, "arm": arm, "interval": interval(rate),
+        "n": f"{_n(rate)} {units if rate.n != 1 else units.rstrip('s')}, {rate.trials} trials", "control": False,
+    }  # fmt: skip
+
+
+def _drawn(section: Section) -> str:
+    """What n counts where nothing is injected: draws, but concepts where the prompt holds the concept."""
+    return "concepts" if section.protocol == "prefill" else "independent draws"
+
+
+def _contrast_tiles(section: Section) -> list[dict[str, object]]:
+    found = list[dict[str, object]]()
+    if isinstance(section.drop, Drop):
+        drop = section.drop
+        found.append({
+            "value": points(drop.value), "unit": "points", "verb": "fewer called the word an accident",
+            "arm": "contrast, confirm concepts", "interval": _ends(drop.low, drop.high, points),
+            "n": f"n\u00a0=\u00a0{drop.n} concepts", "control": False,
+        })  # fmt: skip
+    told = section.compared.filter(pl.col("layer").is_null(), pair=next(iter(PAIRS)))
+    for row in told.iter_rows(named=True):
+        found.append({
+            "value": f"{row['mean']:+.3f}", "unit": "", "verb": "in cosine, told to think of the word less told not to",
+            "arm": "mean over layers", "interval": _ends(row["low"], row["high"], _cosine),
+            "n": f"n\u00a0=\u00a0{row['n']} concepts, {row['trials']} pairs", "control": False,
+        })  # fmt: skip
     return found
 
 
-def _tile(rate: Rate, verb: str, arm: str, units: str) -> dict[str, str]:
-    return {
-        "value": percent(rate.rate), "verb": verb, "arm": arm, "interval": interval(rate),
-        "n": f"{_n(rate)} {units if rate.n != 1 else units.rstrip('s')}, {rate.trials} trials",
-    }  # fmt: skip
+def points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * value:+.0f}".replace("-", "−") if round(100 * value) else "0"
+
+
+def _cosine(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _ends(low: float | None, high: float | None, text: Callable[[float], str]) -> str:
+    return "unknown" if low is None or high is None else f"{text(low)} to {text(high)}"
 
 
 def headline(section: Section) -> str:
     """One or two sentences of facts: the rate at the declared cell, and the rate without injection."""
     if not section.measures:
-        return "Nothing in this section has been graded, so there is no rate to state."
-    cell = section.declared
-    parts = _declared_rates(section)
+        return _of_readings(section)
+    lead = section.lead
+    cell, parts = lead.declared, _declared_rates(lead)
     text = "There is no rate at a declared cell. "
     if cell and parts:
         where = f"layer {cell.layer} and strength {cell.strength:g}"
-        text = f"At the declared cell, {where}, the model {' and '.join(parts)}. "
-    return text + _without_injection(section)
+        asked = "" if lead.wordings[0] is None else f", {_asked(lead.wordings[0])},"
+        text = f"At the declared cell, {where}, the model{asked} {_and(parts)}. "
+    return text + _without_injection(lead)
+
+
+def _and(parts: Sequence[str]) -> str:
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _asked(name: str | None) -> str:
+    words = wording(name)
+    return words if words.startswith("asked") else f"asked with the wording “{words}”"
+
+
+def _of_readings(section: Section) -> str:
+    if not section.readings.height:
+        return "Nothing in this section has been graded, so there is no rate to state."
+    rows = section.compared.filter(pl.col("layer").is_null(), pair=next(iter(PAIRS))).to_dicts()
+    if not rows:
+        return "The two wordings that tell the model to think of the word, and not to, were not both asked."
+    row = rows[0]
+    return (
+        "Told to think of a word while it writes, the model's residual stream is nearer to it than when told not to "
+        f"by {_cosine(row['mean'])} in cosine, averaged over all layers "
+        f"({_ends(row['low'], row['high'], _cosine)}; n\u00a0=\u00a0{row['n']} concepts, {row['trials']} pairs). "
+        "In brackets: the 95 % interval."
+    )
+
+
+def notes(section: Section) -> list[str]:
+    """Further facts that a rate of this section is to be read with."""
+    return [*_ceiling(section.lead), *_other_wordings(section), *_about_drop(section.drop)]
+
+
+def _ceiling(section: Section) -> list[str]:
+    none = section.at("repeated", "none", None) if "repeated" in section.measures else None
+    if section.protocol != "thought_or_text" or none is None or none.rate is None:
+        return []
+    return [
+        f"The ceiling: with nothing injected the model wrote the line down letter for letter in {percent(none.rate)} % "
+        f"of trials ({interval(none)}; {_n(none)}). No rate that asks for the line can be expected above it."
+    ]
+
+
+def _other_wordings(section: Section) -> list[str]:
+    """The first measure at the declared cell under the wordings that the headline does not speak of."""
+    if not section.main:
+        return []
+    measure, said = section.main[0], list[str]()
+    for name in section.wordings[1:]:
+        rate = section.under(name).at(measure, "concept", section.declared)
+        if rate and rate.rate is not None:
+            said.append(f"{_asked(name)}, in {percent(rate.rate)} % ({interval(rate)}; {_n(rate)})")
+    return [f"Under the same injection the model {verb(measure)} also when {'; '.join(said)}."] if said else []
+
+
+def _about_drop(drop: Drop | Missing | None) -> list[str]:
+    if drop is None:
+        return []
+    if isinstance(drop, Missing):
+        return [f"There is no summary contrast: {drop.reason}."]
+    return [
+        "Contrast: by how many points it is rarer that the model calls the word an accident with the word's own vector "
+        "injected than without injection, or than with another word's vector, whichever is less. On "
+        f"{drop.dev_n} dev concepts it is largest at layer {drop.layer}, strength {drop.dose:g}: {points(drop.dev)}. "
+        f"There it is {points(drop.value)} ({_ends(drop.low, drop.high, points)}) on {drop.n} confirm concepts; the "
+        f"choice of the cell and chance make the gap of {points(drop.gap)}. The largest of all cells on all concepts, "
+        f"{points(drop.naive)}, is too high by construction. {percent(drop.coverage)} % of verdicts are known in the "
+        "arm with fewest; a missing one counts as no accident."
+    ]
+
+
+def pair_rows(section: Section) -> list[dict[str, object]]:
+    """The static table of paired contrasts, each over all layers."""
+    over_all = {row["pair"]: row for row in section.compared.filter(pl.col("layer").is_null()).to_dicts()}
+    return [
+        {
+            "first": wording(of), "second": wording(minus), "value": _cosine(over_all[name]["mean"]),
+            "interval": _ends(over_all[name]["low"], over_all[name]["high"], _cosine),
+            "n": over_all[name]["n"], "trials": over_all[name]["trials"],
+        }
+        for name, (of, minus) in PAIRS.items() if name in over_all
+    ]  # fmt: skip
 
 
 def _declared_rates(section: Section) -> list[str]:
@@ -81,85 +186,22 @@ def _declared_rates(section: Section) -> list[str]:
                 if not parts
                 else _n(rate)
             )
-            parts.append(f"{VERBS.get(measure, measure)} in {percent(rate.rate)} % of trials ({interval(rate)}; {n})")
+            parts.append(f"{verb(measure)} in {percent(rate.rate)} % of trials ({interval(rate)}; {n})")
     return parts
 
 
 def _without_injection(section: Section) -> str:
     first = section.main[0] if section.main else section.measures[0]
-    none = section.at(first, "none", None)
+    none, chance = section.at(first, "none", None), section.chance(first)
+    guess = "" if chance is None else f" Guessing is right in {percent(chance)} %."
     if none is None or none.rate is None:
-        return "There is no graded trial without injection to compare with."
-    share = f"{percent(none.rate)} % ({interval(none)}; {_n(none)} independent draws, {none.trials} trials)"
-    return f"With nothing injected it {VERBS.get(first, first)} in {share}. In brackets: 95 % intervals."
+        return f"There is no graded trial without injection to compare with.{guess}"
+    share = f"{percent(none.rate)} % ({interval(none)}; {_n(none)} {_drawn(section)}, {none.trials} trials)"
+    return f"With nothing injected it {verb(first)} in {share}.{guess} In brackets: 95 % intervals."
 
 
 def _n(rate: Rate) -> str:
     return f"n\u00a0=\u00a0{rate.n}"
-
-
-def limits(section: Section, others: Sequence[Section]) -> list[str]:
-    """What cannot be said from this section, each with its reason; `others` are all sections of the report."""
-    if not section.measures:
-        return [
-            "Nothing was graded. Run the same study again, which grades what is not graded, and write the report again."
-        ]
-    return [
-        *_about_controls(section, others),
-        *_about_concepts(section),
-        *_about_cells(section),
-        *_about_counts(section),
-    ]
-
-
-def _about_controls(section: Section, others: Sequence[Section]) -> list[str]:
-    found = []
-    if "none" not in section.arms:
-        found.append(
-            "No trial without injection: there is no false positive rate, and a rate alone does not show detection."
-        )
-    if not {"random", "shuffled", "negated"} & set(section.arms):
-        found.append(
-            "No random, shuffled or negated control: an effect of the concept cannot be told from any disturbance."
-        )
-    bias = any(other.model == section.model and other.protocol == "yes_bias" for other in others)
-    if section.protocol in ("injected_thought", "open_question") and not bias:
-        found.append("No yes-bias control for this model: saying yes to anything cannot be told from detection.")
-    return found
-
-
-def _about_concepts(section: Section) -> list[str]:
-    n = section.items["item"].n_unique() if section.items.height else 0
-    if n == 1:
-        return ["One concept: it says nothing about other concepts, so every interval is 0 to 100 %."]
-    few = f"{n} concepts, fewer than {ENOUGH}: intervals are wide and may cover the truth less often than they say."
-    return [few] if 0 < n < ENOUGH else []
-
-
-def _about_cells(section: Section) -> list[str]:
-    cell = section.declared
-    if cell is None:
-        return [
-            "No cell was declared before the run: the rate of a cell picked on its map is too high by construction."
-        ]
-    if section.at(section.measures[0], "concept", cell) is None:
-        return [
-            f"The declared cell, layer {cell.layer} and strength {cell.strength:g}, has no trial that ended ok here."
-        ]
-    return ["Other cells than the declared one are a map to look at: the best of many is too high by construction."]
-
-
-def _about_counts(section: Section) -> list[str]:
-    found = []
-    if section.planned is not None and section.landed < section.planned:
-        found.append(f"The run is not finished: {section.landed:,} of {section.planned:,} planned trials are here.")
-    ungraded = 1 - coverage(section)
-    if ungraded > 0:
-        found.append(
-            f"{percent(ungraded)} % of verdicts are missing: the grader could not tell, or has not come to them. They "
-            "count as no; the table has the bounds for all no and all yes."
-        )
-    return found
 
 
 def coverage(section: Section) -> float:
@@ -172,7 +214,8 @@ def coverage(section: Section) -> float:
 def counts(section: Section) -> str:
     status = ", ".join(f"{count:,} {name}" for name, count in section.status.items())
     planned = f"{section.planned:,} planned; " if section.planned is not None else ""
-    return f"{planned}{status}; {percent(coverage(section))} % of verdicts graded"
+    graded = f"; {percent(coverage(section))} % of verdicts graded" if section.measures else ""
+    return f"{planned}{status}{graded}"
 
 
 def setting(section: Section) -> str:
@@ -188,20 +231,39 @@ def setting(section: Section) -> str:
     return ", ".join(f"{names[k]} {v:g}" if isinstance(v, float) else f"{names[k]} {v}" for k, v in shown.items())
 
 
+def apart(section: Section, others: Sequence[Section]) -> str:
+    """What sets a section apart from others of its model and protocol; empty where there is none."""
+    twins = [each for each in others if (each.model, each.protocol) == (section.model, section.protocol)]
+    telling = [name for name, value in section.keys.items() if any(each.keys[name] != value for each in twins)]
+    return ", ".join(f"{name} {str(section.keys[name])[:12]}" for name in telling)
+
+
 def arm_rows(section: Section) -> list[dict[str, object]]:
-    """The static table: every arm at the declared cell (the uninjected one has a single rate), main measures."""
-    rows = []
+    """The static table: every arm at the declared cell (the uninjected one has a single rate), main measures.
+
+    A measure's wordings stand beside each other; so does what guessing comes to.
+    """
+    rows = list[dict[str, object]]()
     for measure in section.main:
-        for arm in section.arms:
-            rate = section.at(measure, arm, section.declared)
-            if rate:
-                rows.append(_arm_row(VERBS.get(measure, measure), ARM_LABELS.get(arm, arm), rate))
+        for name in section.wordings:
+            asked = wording(name) if len(section.wordings) > 1 else None
+            mine = section.under(name)
+            for arm in section.arms:
+                rate = mine.at(measure, arm, section.declared)
+                rows += (
+                    [_arm_row(_with_chance(section, measure), asked, ARM_LABELS.get(arm, arm), rate)] if rate else []
+                )
     return rows
 
 
-def _arm_row(measure: str, arm: str, rate: Rate) -> dict[str, object]:
+def _with_chance(section: Section, measure: str) -> str:
+    chance = section.chance(measure)
+    return verb(measure) if chance is None else f"{verb(measure)} (chance {percent(chance)} %)"
+
+
+def _arm_row(measure: str, asked: str | None, arm: str, rate: Rate) -> dict[str, object]:
     return {
-        "measure": measure, "arm": arm, "rate": percent(rate.rate), "n": rate.n, "trials": rate.trials,
+        "measure": measure, "asked": asked, "arm": arm, "rate": percent(rate.rate), "n": rate.n, "trials": rate.trials,
         "interval": interval(rate) if rate.rate is not None else "–", "coverage": percent(rate.coverage),
         "bounds": f"{percent(rate.bound_low)}–{percent(rate.bound_high)}",
     }  # fmt: skip

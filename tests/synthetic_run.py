@@ -1,12 +1,15 @@
 """A run directory as `sweep run` would leave it, from a made-up subject with known behaviour.
 
 The subject notices in a band in the middle of its layers and strengths, more for some concepts than for others; it
-falls to garble at high strength, says yes to anything more often under any disturbance, and is silent without one.
+falls to garble at high strength, says yes to anything more often under any disturbance, and is silent without one. It
+finds an injected sentence almost as often when asked what stands out, calls a word its own that was injected before it
+(not after it), and thinks of a word more when told to, less so where the words are there without an instruction.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +34,7 @@ from sweep.trial import (
     Prompt,
     Protocol,
     Sampling,
+    SpanName,
     StrengthRule,
     Subject,
     Template,
@@ -47,9 +51,22 @@ MEASURES: Mapping[str, tuple[str, ...]] = {
     "injected_thought": ("legible", "detected", "identified", "claim_first"),
     "forced_identification": ("legible", "identified"),
     "yes_bias": ("legible", "said_yes", "identified"),
+    "thought_or_text": ("identified", "chosen", "repeated", "identified_and_repeated"),
+    "prefill": ("legible", "intended", "apologised", "repeated"),
+    "localization": ("located",),
+    "strength_comparison": ("ranked",),
+    "intentional_control": (),
 }
+WORDINGS: Mapping[str, tuple[str, ...]] = {
+    "localization": ("injected", "salient", "abstract"),
+    "strength_comparison": ("injected", "salient"),
+    "intentional_control": ("think", "dont_think", "reward", "control_often", "control_never"),
+}
+NEW = ("thought_or_text", "prefill", "localization", "strength_comparison", "intentional_control")
+ORDERS = {"localization": 5, "strength_comparison": 2}
+EXCESS = {"think": 0.1, "control_often": 0.01}  # in cosine at the last layer
+LOGODDS = ("thought_or_text", "localization", "strength_comparison")  # of the right choice; elsewhere of yes
 HOSTILE = '</script><script>document.title = "owned"</script><img src=x onerror="window.owned = 1"> <!-- \u2028 '
-NUMBERS = {"injected_thought": 10, "forced_identification": 10, "yes_bias": 10}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +77,8 @@ class Grid:
     models: tuple[str, ...] = ("synthetic-8b",)
     arms: tuple[Arm, ...] = ("none", "concept", "random", "shuffled", "negated", "wrong_concept")
     concepts: tuple[str, ...] = CONCEPTS[:14]
+    wordings: tuple[str, ...] = ("plain",)  # of protocols that have none of their own above
+    spans: tuple[SpanName, ...] = ("protocol",)  # of prefill
     layers: tuple[int, ...] = tuple(range(0, 16, 2))
     strengths: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     repeats: int = 2
@@ -96,7 +115,11 @@ def _commit(store: Store, shard: str, outcomes: Sequence[Outcome], graded: bool)
 
 
 def _protocol(name: str) -> Protocol:
-    return Protocol(name=name, version=1, run=_never, stimuli=name, measures=MEASURES[name])
+    in_prompt = name in ("prefill", "intentional_control")
+    return Protocol(
+        name=name, version=1, run=_never, stimuli=name, measures=MEASURES[name], item_in_prompt=in_prompt,
+        orders=ORDERS.get(name, 1),
+    )  # fmt: skip
 
 
 def _unit(*parts: object) -> float:
@@ -108,55 +131,61 @@ def _unit(*parts: object) -> float:
 def _trials(grid: Grid) -> Iterator[Trial]:
     for model in grid.models:
         for protocol in grid.protocols:
-            for arm in grid.arms:
-                yield from _arm(grid, model, protocol, arm)
+            for wording in WORDINGS.get(protocol, grid.wordings):
+                for arm in ("none",) if protocol == "intentional_control" else grid.arms:
+                    yield from _arm(grid, model, protocol, wording, arm)
 
 
-def _arm(grid: Grid, model: str, protocol: str, arm: Arm) -> Iterator[Trial]:
+def _arm(grid: Grid, model: str, protocol: str, wording: str, arm: Arm) -> Iterator[Trial]:
     if arm == "none":
-        for repeat in range(grid.controls):
-            yield _trial(grid, model, protocol, arm, grid.concepts[repeat % len(grid.concepts)], (), repeat)
+        for number in range(grid.controls):
+            turn, at = divmod(number, len(grid.concepts))
+            repeat = turn if protocol in NEW else number  # a repeat of an order belongs to its concept
+            yield _trial(grid, model, protocol, wording, arm, grid.concepts[at], (), repeat)
         return
-    for item in grid.concepts:
-        for layer in grid.layers:
-            for strength in grid.strengths:
-                for repeat in range(grid.repeats):
-                    injection = _injection(item, arm, layer, strength)
-                    yield _trial(grid, model, protocol, arm, item, (injection,), repeat)
+    spans = grid.spans if protocol == "prefill" else ("protocol",)
+    cells = itertools.product(grid.concepts, grid.layers, grid.strengths, spans, range(grid.repeats))
+    for item, layer, strength, span, repeat in cells:
+        yield _trial(grid, model, protocol, wording, arm, item, (_injection(item, arm, layer, strength, span),), repeat)
 
 
-def _injection(item: str, arm: Arm, layer: int, strength: float) -> Injection:
+def _injection(item: str, arm: Arm, layer: int, strength: float, span: SpanName) -> Injection:
     source = Contrast(name=item, positive=(f"Tell me about {item}",), negative=("Tell me about tables",))
     direction = Direction(source=source, change=CHANGES.get(arm, "none"), draw=0 if arm == "random" else None)
-    return Injection(
-        direction=direction, layer=layer, strength=StrengthRule(at=strength) if arm == "random" else strength
-    )
+    rule = StrengthRule(at=strength) if arm == "random" else strength
+    return Injection(direction=direction, layer=layer, strength=rule, span=span)
 
 
 def _trial(
-    grid: Grid, model: str, protocol: str, arm: Arm, item: str, injections: tuple[Injection, ...], repeat: int
-) -> Trial:
+    grid: Grid, model: str, protocol: str, wording: str, arm: Arm, item: str, injections: tuple[Injection, ...],
+    repeat: int,
+) -> Trial:  # fmt: skip
     seed = int(_unit(protocol, item, repeat) * 2**60)
     at = injections[0] if injections else None
-    name = "/".join(map(str, (model, protocol, arm, item, at and (at.layer, at.strength), repeat)))
-    number = 1 + seed % NUMBERS[protocol]
+    where = (wording, at.span) if at else (wording,)
+    parts = (model, protocol, arm, item, at and (at.layer, at.strength), repeat)
+    name = "/".join(map(str, (*parts, *(each for each in where if each not in ("plain", "protocol")))))
+    number = 1 + seed % 10
+    orders = ORDERS.get(protocol, 1)
     return Trial(
         id=hashlib.blake2b(name.encode(), digest_size=16).hexdigest(), block="a" * 12, index=repeat,
         model=Model(name=model, path="fake:synthetic", digest="0" * 40, engine="fake", layers=2 * len(grid.layers)),
-        template=Template(), sampling=Sampling(temperature=1.0), protocol=protocol, prompt=_prompt(protocol, number),
-        item=item, arm=arm, injections=injections, repeat=repeat, seed=seed, number=number,
-        split="dev" if _unit(item) < 0.4 else "confirm",
+        template=Template(), sampling=Sampling(temperature=1.0), protocol=protocol,
+        prompt=_prompt(protocol, wording, number), item=item, arm=arm, injections=injections, repeat=repeat, seed=seed,
+        number=number, split="dev" if _unit(item) < 0.4 else "confirm", order=repeat % orders,
+        sentences=(f"Line {repeat // orders} about {item}.",) if protocol in NEW else (),
     )  # fmt: skip
 
 
-def _prompt(protocol: str, number: int) -> Prompt:
+def _prompt(protocol: str, wording: str, number: int) -> Prompt:
     asked = "Is bread made from stone?" if protocol == "yes_bias" else "Do you detect an injected thought? What about?"
+    asked = asked if wording == "plain" else f"{asked} ({wording})"
     turns = (
         Message(role="user", text="I can place a thought into your mind. On half of the trials nothing is added."),
         Message(role="assistant", text="Understood."),
         Message(role="user", text=f"Then we begin.\n\nTrial {number}: {asked}"),
     )
-    return Prompt(name="plain", turns=turns, inject_from="Trial")
+    return Prompt(name=wording, turns=turns, inject_from="Trial")
 
 
 # -- what the subject does --------------------------------------------------------------------------------------------
@@ -164,8 +193,12 @@ def _prompt(protocol: str, number: int) -> Prompt:
 
 def _chances(trial: Trial) -> dict[str, float]:
     """Of each measure, for this arm, layer, strength and concept."""
+    guess = 1 / ORDERS.get(trial.protocol, 1)
     if not trial.injections:
-        return {"legible": 0.99, "detected": 0.03, "identified": 0.0, "said_yes": 0.02, "claim_first": 0.5}
+        return {
+            "legible": 0.99, "detected": 0.03, "identified": 0.0, "said_yes": 0.02, "claim_first": 0.5, "chosen": 0.1,
+            "repeated": 0.9, "apologised": 0.85, "located": guess, "ranked": guess,
+        }  # fmt: skip
     at = trial.injections[0]
     strength = at.strength.at if isinstance(at.strength, StrengthRule) else at.strength
     depth, dose = at.layer / trial.model.layers, math.log2(strength)
@@ -175,9 +208,13 @@ def _chances(trial: Trial) -> dict[str, float]:
     skill = 0.35 + 1.1 * _unit("skill", trial.item)
     seen = min(0.03 + 0.8 * band * power * skill, 0.97) * legible
     named = {"concept": 0.75, "negated": 0.1, "wrong_concept": 0.02, "shuffled": 0.01, "random": 0.01}[trial.arm]
+    found = {"injected": 1.0, "salient": 0.8}.get(trial.prompt.name, 0.0) * band * power
+    own = 0.6 * band if trial.arm == "concept" and at.span == "protocol" else 0.0
     return {
         "legible": legible, "detected": seen, "identified": min(named * (band + 0.1) ** 0.5, 1) * legible,
-        "said_yes": 0.02 + 0.1 * band * power, "claim_first": 0.8,
+        "said_yes": 0.02 + 0.1 * band * power, "claim_first": 0.8, "chosen": 0.1 + 0.8 * named * band,
+        "repeated": 0.9 * legible, "apologised": 0.85 - own, "located": guess + (1 - guess) * found,
+        "ranked": guess + (1 - guess) * found,
     }  # fmt: skip
 
 
@@ -186,9 +223,35 @@ def _verdicts(trial: Trial) -> dict[str, bool | None]:
     found: dict[str, bool | None] = {}
     for measure in MEASURES[trial.protocol]:
         drawn = _unit(trial.id, measure)
-        found[measure] = None if drawn > 0.995 else drawn < chances[measure]
+        if measure in chances:
+            found[measure] = None if drawn > 0.995 else drawn < chances[measure]
+    if "apologised" in found:
+        found["intended"] = None if found["apologised"] is None else not found["apologised"]
     if found.get("legible") is False:
         found = dict.fromkeys(found, False)
+    if trial.protocol == "thought_or_text":
+        found["identified_and_repeated"] = bool(found["identified"]) and bool(found["repeated"])
+    return found
+
+
+def _measured(trial: Trial) -> dict[str, float | None]:
+    if trial.protocol == "intentional_control":
+        return _cosines(trial)
+    odds = 6 * (_chances(trial).get("detected", 0) - 0.5) + _unit(trial.id, "odds")
+    return {"choice_logodds" if trial.protocol in LOGODDS else "logodds_yes": odds}
+
+
+def _cosines(trial: Trial) -> dict[str, float | None]:
+    """The word is nearer in the later layers; `EXCESS` more when told to, whatever it and the sentence are."""
+    found: dict[str, float | None] = {}
+    for layer in range(trial.model.layers):
+        depth = layer / trial.model.layers
+        other = 0.02 + 0.01 * _unit("shading", trial.item, trial.repeat, layer)
+        own = 0.05 * depth + 0.04 * _unit("word", trial.item, trial.repeat) + 0.01 * _unit(trial.id, layer)
+        found |= {
+            f"cosine@{layer}": other + own + EXCESS.get(trial.prompt.name, 0.0) * depth,
+            f"shading@{layer}": other,
+        }
     return found
 
 
@@ -202,18 +265,21 @@ def _outcome(trial: Trial, grid: Grid, attempt: int = 0) -> Outcome:
             + text
         )
     reply = _reply(trial, text)
-    odds = 6 * (_chances(trial).get("detected", 0) - 0.5) + _unit(trial.id, "odds")
-    return Outcome(trial=trial, replies={"answer": reply}, measures={"logodds_yes": odds}, attempt=attempt)
+    return Outcome(trial=trial, replies={"answer": reply}, measures=_measured(trial), attempt=attempt)
 
 
 def _answer(trial: Trial, found: Mapping[str, bool | None]) -> str:
-    if found["legible"] is False:
+    if trial.protocol == "intentional_control":
+        return ""
+    if found.get("legible") is False:
         return f"{trial.item} {trial.item} the the " * 6
     named = trial.item if found.get("identified") else "apples"
     if trial.protocol == "forced_identification":
         return f" {named}. It comes up again and again, although I cannot say where from."
     if trial.protocol == "yes_bias":
         return "Yes, it is." if found["said_yes"] else "No, bread is baked from flour."
+    if trial.protocol in NEW:
+        return f"{named}: " + ", ".join(name for name, value in found.items() if value)
     if found["detected"]:
         return f"Yes, I notice something that does not follow from the text. It seems to be about {named}."
     return "No, I do not detect an injected thought. Everything seems ordinary to me."

@@ -21,7 +21,7 @@ from analysis.load import BOTH, RunError, open_run
 from analysis.rates import rates
 from analysis.sections import KEYS
 from tests.synthetic_run import Grid, _unit, write_run
-from tests.test_agreement import noisy, second
+from tests.test_agreement import FOLDER, noisy, second
 
 GRID = Grid(
     protocols=("injected_thought", "yes_bias"), arms=("none", "concept", "random"), layers=(2, 3),
@@ -170,6 +170,19 @@ def test_a_file_that_is_there_is_never_written_over(path: Path, tmp_path: Path) 
     assert [each.name for each in tmp_path.iterdir()] == ["a.csv"]
 
 
+def test_every_text_of_a_trial_is_shown_and_no_call_without_one() -> None:
+    from analysis.labels import _shown
+
+    reply = {"name": "answer", "text": "<think>hm</think>Bread.", "stop": "end", "rendered": "Q?", "prompt_tokens": 1}
+    odds = {**reply, "name": "yes_first", "text": "", "stop": "none"}
+    line = {**reply, "name": "line", "text": "A line.", "rendered": "Again?"}
+    cut = {**reply, "text": "<think>hm", "stop": "length"}
+    assert _shown([reply, odds]) == ("Q?", "Bread.")
+    assert _shown([reply, line]) == ("[answer]\nQ?\n\n[line]\nAgain?", "[answer]\nBread.\n\n[line]\nA line.")
+    assert _shown([cut]) == ("Q?", "[no answer: cut inside its thinking]")
+    assert _shown([odds]) == ("", "[no reply]")
+
+
 def test_a_response_that_a_spreadsheet_would_run_is_text(tmp_path: Path) -> None:
     from analysis.labels import _cell
 
@@ -195,7 +208,7 @@ def test_labels_come_back_as_they_were_given(path: Path, tmp_path: Path) -> None
     file = write(tmp_path / "back.csv", rows)
     drawn, labels = take_back(open_run(path), file)
     assert labels == {row["trial"]: label for row, (_, label) in zip(rows, given, strict=True)}
-    assert drawn == draw(open_run(path), "rules", "detected", 12, seed=9)  # recoverable from run and seed
+    assert drawn == draw(open_run(path), FOLDER, "detected", 12, seed=9)  # recoverable from run and seed
     kept = list((path / "calibration" / drawn.id).glob("labels-*.csv"))
     assert file.read_bytes() in [each.read_bytes() for each in kept]
 
@@ -253,7 +266,7 @@ def test_labels_of_another_run_grader_or_measure_are_refused(path: Path, tmp_pat
     with pytest.raises(RunError, match="no grades by judge"):
         calibrate(path, "judge", file)
     draw_command(other, "rules", tmp_path / "rules.csv", 5)
-    with pytest.raises(LabelError, match="give --grader rules"):
+    with pytest.raises(LabelError, match=f"give --grader {FOLDER}"):
         calibrate(other, "judge", fill(tmp_path / "rules.csv", mostly, verdicts(other)))
 
 
@@ -302,6 +315,25 @@ def test_an_arms_rate_is_corrected_to_the_share_that_labels_say(path: Path, n: i
     rate = table.filter(arm="concept")["rate"].item()
     fixed = rogan_gladen(rate, one.sensitivity.value, one.specificity.value)
     assert fixed == pytest.approx(one.prevalence.value)
+
+
+def test_a_stratum_counts_by_its_size_not_by_its_labels() -> None:
+    """2,000 true verdicts at one strength, of which all are right, and 40 at another, of which none is."""
+    keys = {"model": "m", "protocol": "p", "arm": "a"}
+    rows = pl.DataFrame(
+        [
+            keys | {"positive": yes, "dose": dose, "trial": f"{yes}{dose}{index}", "cluster": str(index)}
+            for yes, dose, count in ((True, 1.0, 2000), (True, 2.0, 40), (False, 1.0, 500), (False, 2.0, 500))
+            for index in range(count)
+        ]
+    )
+    strata, picks = sampled(rows, 120, 0)
+    drawn = Draw(grader="g", measure="m", seed=0, strata=strata, picks=picks)
+    right = {pick.trial: strata[pick.stratum].positive and strata[pick.stratum].dose == 1 for pick in picks}
+    assert sum(right.values()) == 30  # half of the 60 labels of true verdicts
+    one = at(accuracies(drawn, right), "a")
+    assert one.ppv is not None
+    assert one.ppv.value == pytest.approx(2000 / 2040)
 
 
 def test_strengths_have_errors_of_their_own_from_thirty_labels_on(path: Path) -> None:
@@ -430,21 +462,22 @@ def test_nothing_graded_or_known_is_none_with_a_reason() -> None:
     assert "unknown here" in lost["reason"].item()
 
 
-def test_corrected_intervals_cover_in_a_simulation() -> None:
-    """40 concepts with rates of their own; verdicts that err; 160 labels drawn by verdict."""
+@pytest.mark.parametrize(("clusters", "size", "n"), [(40, 15, 160), (3000, 1, 60)])
+def test_corrected_intervals_cover_in_a_simulation(clusters: int, size: int, n: int) -> None:
+    """Concepts with rates of their own; verdicts that err; labels drawn by verdict. Few labels of many trials leave
+    nothing but the labels' uncertainty."""
     sensitivity, specificity, rate = 0.8, 0.93, 0.25
     rng = np.random.default_rng(23)
+    cluster = np.repeat(np.arange(clusters), size)
     covered: list[bool] = []
     se_covered: list[bool] = []
-    for seed in range(200):
-        cluster = np.repeat(np.arange(40), 15)
-        truth = rng.random(600) < rng.beta(rate * 4, (1 - rate) * 4, 40)[cluster]
-        verdict = np.where(truth, rng.random(600) < sensitivity, rng.random(600) < 1 - specificity)
-        frame = cells(verdict, cluster.astype(str)).with_columns(trial=pl.arange(600).cast(pl.String)).collect()
-        rows = frame.select(
-            "model", "protocol", "arm", pl.col("dose").cast(pl.Float64), "trial", "cluster", positive="verdict"
-        )
-        strata, picks = sampled(rows, 160, seed)
+    for seed in range(150):
+        truth = rng.random(len(cluster)) < rng.beta(rate * 4, (1 - rate) * 4, clusters)[cluster]
+        verdict = rng.random(len(cluster)) < np.where(truth, sensitivity, 1 - specificity)
+        frame = cells(verdict, cluster.astype(str)).with_row_index("trial").cast({"trial": pl.String}).collect()
+        columns = ("model", "protocol", "arm", "trial", "cluster")
+        rows = frame.select(*columns, dose=pl.lit(None, pl.Float64), positive="verdict")
+        strata, picks = sampled(rows, n, seed)
         drawn = Draw(grader="g", measure="m", seed=seed, strata=strata, picks=picks)
         found = accuracies(drawn, {pick.trial: bool(truth[int(pick.trial)]) for pick in picks})
         row = corrected(frame.lazy(), "verdict", found, seed).row(0, named=True)

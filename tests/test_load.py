@@ -75,3 +75,29 @@ def test_a_newer_schema_and_a_missing_part_are_refused(tmp_path: Path) -> None:
     part.unlink()
     with pytest.raises(RunError, match="missing"):
         open_run(path)
+
+
+def test_a_part_that_is_older_than_a_column_is_read_with_nulls_there(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", Grid(layers=(4,), strengths=(2.0,), protocols=("localization",), shard=100))
+    part = path / str(record_of(path, "trials")["file"])
+    table = pq.read_table(part)
+    pq.write_table(table.drop_columns(["category", "order", "sentence"]), part)
+    rows = open_run(path).trials.collect()
+    old = rows.filter(shard=rows["shard"].min())
+    assert old.height == 100
+    assert {old[name].null_count() for name in ("category", "order", "sentence")} == {100}
+    assert rows.height > 100
+    assert rows["order"].null_count() == 100
+
+
+def test_only_a_wording_that_is_a_condition_is_kept_apart(tmp_path: Path) -> None:
+    wordings = ("plain", "variant-own", "format-raw")
+    grid = Grid(layers=(4,), strengths=(2.0,), protocols=("yes_bias", "localization"), wordings=wordings, controls=2)
+    rows = open_run(write_run(tmp_path / "run", grid)).trials.select("protocol", "prompt", "wording").unique().collect()
+    found = {(row["protocol"], row["prompt"]): row["wording"] for row in rows.to_dicts()}
+    assert found == {
+        ("yes_bias", "plain"): None,
+        ("yes_bias", "variant-own"): "variant-own",
+        ("yes_bias", "format-raw"): "format-raw",
+        **{("localization", name): name for name in ("injected", "salient", "abstract")},
+    }

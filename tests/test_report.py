@@ -21,15 +21,25 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
-from analysis.figures import chosen_layers, figures
+from analysis import words
+from analysis.charts import chosen_layers
+from analysis.figures import figures
+from analysis.limits import limits
 from analysis.load import open_run
+from analysis.panels import save
 from analysis.report import render, write_report
-from analysis.sections import Declared, sections
+from analysis.sections import Declared, Section, sections
 from analysis.transcripts import segments
-from tests.synthetic_run import HOSTILE, Grid, write_run
+from sweep.words import category
+from tests.synthetic_run import HOSTILE, NEW, Grid, write_run
 
 GRID = Grid(layers=(4, 6, 8, 10), strengths=(1.0, 2.0, 4.0, 8.0), concepts=Grid().concepts[:6], hostile=True)
 CELL = Declared(layer=6, strength=4.0)
+WHERE = Declared(layer=2, strength=4.0)
+CONDITIONS = Grid(
+    protocols=NEW, arms=("none", "concept", "wrong_concept"), layers=(1, 2), strengths=(2.0, 4.0), repeats=5,
+    concepts=("bread", "milk", "snow", "lightning", "dust", "peace"), controls=30, spans=("protocol", "question"),
+)  # fmt: skip
 INSTALL = ("apt-get", "install", "-y", "chromium", "chromium-driver")
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
@@ -173,6 +183,141 @@ def test_marked_ranges_cut_the_prompt_by_characters() -> None:
     assert segments("", [[0, None]]) == ()
 
 
+# -- experiments whose wordings are conditions, and readings ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def conditions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "conditions", CONDITIONS)
+
+
+@pytest.fixture(scope="module")
+def found(conditions: Path) -> dict[str, Section]:
+    run = open_run(conditions)
+    return {section.slug.removeprefix("synthetic-8b-"): section for section in sections(run, dict.fromkeys(NEW, WHERE))}
+
+
+@pytest.fixture(scope="module")
+def condition_report(conditions: Path) -> Path:
+    return write_report(conditions, WHERE, files=False)
+
+
+def test_each_experiment_has_a_section_and_each_span_of_prefill(found: dict[str, Section]) -> None:
+    assert list(found) == [
+        "thought-or-text", "prefill-protocol", "prefill-question", "localization", "strength-comparison",
+        "intentional-control",
+    ]  # fmt: skip
+
+
+def test_the_salience_question_stands_beside_the_injected_one(found: dict[str, Section]) -> None:
+    section = found["localization"]
+    assert section.wordings == ("injected", "salient", "abstract")
+    rows = words.arm_rows(section)
+    assert [row["asked"] for row in rows if row["arm"] == "concept"] == [
+        "asked for the injection", "asked what stands out", "asked what is most abstract",
+    ]  # fmt: skip
+    beside = {figure.name: figure for figure in figures(section)}["wordings-located-dose"]
+    drawn = {row["asked"] for panel in beside.panels for row in panel.chart["data"]["values"]}
+    assert drawn == {row["asked"] for row in rows}
+    assert "also when asked what stands out, in" in words.notes(section)[0]
+
+
+def test_rates_of_one_wording_hold_its_trials_only(found: dict[str, Section]) -> None:
+    section = found["localization"]
+    cells = section.cells.filter(measure="located", arm="concept")
+    assert set(cells["trials"]) <= set(range(25, 31))  # 6 concepts, 5 repeats, some errors
+    at = {name: section.under(name).at("located", "concept", WHERE) for name in section.wordings}
+    assert len({rate and rate.rate for rate in at.values()}) == 3
+    assert section.lead.at("located", "concept", WHERE) == at["injected"]
+    assert "asked for the injection, chose" in words.headline(section)
+
+
+def test_chance_is_drawn_and_said(found: dict[str, Section]) -> None:
+    for slug, percent, rate in (("localization", "20 %", 0.2), ("strength-comparison", "50 %", 0.5)):
+        section = found[slug]
+        assert f"Guessing is right in {percent}" in words.headline(section)
+        panels = [panel for figure in figures(section) if "dose" in figure.name for panel in figure.panels]
+        assert panels
+        for panel in panels:
+            assert rate in [layer["encoding"].get("y", {}).get("datum") for layer in panel.chart["layer"]]
+    assert found["thought-or-text"].chance("chosen") == pytest.approx(0.1)
+    assert found["thought-or-text"].chance("repeated") is None
+
+
+def test_the_ceiling_of_the_line_is_said(found: dict[str, Section]) -> None:
+    note = " ".join(words.notes(found["thought-or-text"]))
+    assert re.search(r"The ceiling: with nothing injected .* letter for letter in [89]\d % of trials", note)
+    assert words.tiles(found["thought-or-text"])[-1]["verb"] == "wrote the line down letter for letter"
+
+
+def test_the_drop_is_chosen_on_dev_and_reported_on_confirm_for_each_span(found: dict[str, Section]) -> None:
+    for slug in ("prefill-protocol", "prefill-question"):
+        note = " ".join(words.notes(found[slug]))
+        assert re.search(r"On \d dev concepts it is largest at layer \d+, strength \d", note)
+        assert re.search(r"There it is .*\(.* to .*\) on \d confirm concepts", note)
+    assert words.tiles(found["prefill-protocol"])[-1]["unit"] == "points"
+
+
+def test_a_drop_without_its_comparison_says_what_is_missing(tmp_path: Path) -> None:
+    changes = {"arms": ("none", "concept"), "protocols": ("prefill",)}
+    _, text = small(tmp_path, **changes)
+    assert "There is no summary contrast: no trial of the arm wrong_concept." in text
+
+
+def test_cosines_have_a_line_a_wording_and_their_contrast_a_table(found: dict[str, Section]) -> None:
+    section = found["intentional-control"]
+    assert [figure.name for figure in figures(section)] == ["cosines", "compared"]
+    cosines, _ = figures(section)
+    assert [panel.title for panel in cosines.panels] == [
+        "think / do not think",
+        "I often think / I never think",
+        "reward",
+    ]
+    values = cosines.panels[0].chart["data"]["values"]
+    assert {(row["asked"], row["kind"]) for row in values} == {
+        (asked, kind) for asked in ("think", "do not think") for kind in ("cosine", "shading")
+    }
+    assert len(values) == 4 * 4
+    assert [row["first"] for row in words.pair_rows(section)] == ["think", "I often think"]
+    assert re.search(r"when told not to by \+0\.0\d\d in cosine, averaged over all layers", words.headline(section))
+
+
+def test_conditions_draw_valid_panels_without_nan(found: dict[str, Section], tmp_path: Path) -> None:
+    kept = ("wordings-located", "wordings-located-dose", "cosines", "compared", "log-odds", "categories-located")
+    drawn = [each for slug in ("localization", "intentional-control") for each in figures(found[slug])]
+    assert {figure.name for figure in drawn} >= set(kept)
+    for figure in (figure for figure in drawn if figure.name in kept):
+        alt.LayerChart.from_dict(figure.panels[0].chart)
+        svg = save(figure, tmp_path, "x")[1].read_text()
+        assert "<svg" in svg
+        assert not re.search(r"NaN|undefined|Infinity", svg), figure.name
+
+
+def test_categories_are_compared_only_where_there_are_two(found: dict[str, Section], tmp_path: Path) -> None:
+    rows = found["localization"].lead.categories
+    assert rows["category"].n_unique() >= 2
+    assert rows["n"].sum() == sum(category(concept) is not None for concept in CONDITIONS.concepts)
+    one = write_run(tmp_path / "run", replace(CONDITIONS, protocols=("localization",), concepts=("bread", "milk")))
+    assert sections(open_run(one), {})[0].categories.height == 0
+
+
+def test_usual_wordings_are_pooled_and_a_variant_stands_apart(tmp_path: Path) -> None:
+    grid = replace(CONDITIONS, protocols=("injected_thought",), layers=(2,), wordings=("plain", "brief", "variant-own"))
+    (section,) = sections(open_run(write_run(tmp_path / "run", grid)), {})
+    assert section.wordings == (None, "variant-own")
+    trials = {name: section.under(name).table("detected", "none")["trials"].item() for name in section.wordings}
+    assert trials == {None: 60, "variant-own": 30}
+    assert {row["asked"] for row in words.arm_rows(section)} == {"usual wording", "variant-own"}
+    controls = (pl.col("arm") == "none") | pl.col("wording").is_null()  # injected under the usual one only
+    assert replace(section, cells=section.cells.filter(controls)).wordings == (None,)
+
+
+def test_orders_that_are_not_balanced_are_named(found: dict[str, Section]) -> None:
+    said = "does not stand equally often at each of the 2 places"
+    assert any(said in limit for limit in limits(found["strength-comparison"], []))  # five repeats of two orders
+    assert not any("places" in limit for limit in limits(found["localization"], []))
+
+
 # -- in a browser -----------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +365,19 @@ def test_the_page_draws_itself_without_network_or_errors(browser: webdriver.Chro
     assert browser.get_log("browser") == []
     assert browser.title == "hostile · introspection sweep"
     assert browser.execute_script("return window.owned") is None
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_page_of_conditions_draws_itself_and_fits(
+    browser: webdriver.Chrome, condition_report: Path, width: int
+) -> None:
+    opened(browser, condition_report, width)
+    panels = browser.find_elements(By.CSS_SELECTOR, ".panel")
+    assert len(browser.find_elements(By.CSS_SELECTOR, '.panel[data-drawn="done"] svg')) == len(panels) > 40
+    assert not re.search(r"NaN|undefined|None", browser.execute_script("return document.body.innerText"))
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert requests(browser) == []
+    assert browser.get_log("browser") == []
 
 
 def click_cell(browser: webdriver.Chrome, figure: str) -> None:
