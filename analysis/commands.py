@@ -191,7 +191,7 @@ def _shown(one: Estimate | None) -> str:
 def _cell_line(row: Mapping[str, Any], cells: pl.DataFrame) -> str:
     """A cell by what tells it from others of the run."""
     telling = [name for name in (*SHARED, *SETTING) if cells[name].n_unique() > 1 and row[name] is not None]
-    where = "  ".join(str(row[name]) for name in (*telling, "arm"))
+    where = "  ".join(str(row[name]) for name in (*telling, "wording", "arm") if row[name] is not None)
     at = "" if row["layer"] is None else f"  layer {row['layer']}  strength {row['dose']:g}"
     rate = "–" if row["rate"] is None else f"{row['rate']:.3f}"
     if row["corrected"] is None:

@@ -33,7 +33,8 @@ class Run:
     """A run's committed rows, lazily.
 
     `trials` has one row a trial (its newest attempt) with the columns of `sweep.rows.TRIALS`, `shard`, `dose` (the
-    strength as asked, or the strength that a rule refers to), `unit` (what makes a repeat within a concept a new draw:
+    strength as asked, or the strength that a rule refers to), `matched` (the rule, where its doses are not those of
+    equal norm, and so no strength of that number), `unit` (what makes a repeat within a concept a new draw:
     the seed, or at temperature 0 the rendered prompt) and `wording` (the prompt's name where rates are not pooled over
     it, see `analysis.terms`; else null). A column that a part was written without is null. `verdicts` adds one boolean
     column a measure, "verdict_" and its name, null where the grader could not tell or has not graded. `planned` counts
@@ -145,8 +146,11 @@ def _with_dose(trials: pl.LazyFrame) -> pl.LazyFrame:
     asked = pl.col("rule").str.json_path_match("$.at").cast(pl.Float64)
     rendered = pl.col("replies").list.first().struct.field("rendered").hash()
     greedy = pl.col("temperature") == 0
+    matched = pl.col("rule").str.json_path_match("$.rule")
     return trials.with_columns(
-        dose=pl.coalesce("strength", asked), unit=pl.when(greedy).then(rendered).otherwise(pl.col("seed"))
+        dose=pl.coalesce("strength", asked),
+        matched=pl.when(matched != "norm_of_concept").then(matched),
+        unit=pl.when(greedy).then(rendered).otherwise(pl.col("seed")),
     )
 
 

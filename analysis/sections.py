@@ -21,7 +21,7 @@ from analysis.rates import Rate, as_rate, means, rates
 from analysis.terms import ARMS, CHANCE, LABELS, MAIN, ODDS, PAIRS, PROTOCOLS, in_order
 
 SHARED = ("model", "model_digest", "protocol", "temperature", "setting")
-SETTING = ("norm", "mode", "span")
+SETTING = ("norm", "mode", "span", "matched")
 CELL = ("arm", "wording", "layer", "dose")
 KEYS = (*SHARED, *SETTING, *CELL)
 

@@ -223,6 +223,7 @@ def setting(section: Section) -> str:
         "norm": "norm convention",
         "mode": "mode",
         "span": "span",
+        "matched": "strengths matched by",
         "temperature": "temperature",
     }
     if str(section.keys["setting"]) in section.slug:  # only where it tells two sections apart

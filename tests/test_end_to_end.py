@@ -15,7 +15,7 @@ from scipy.stats import fisher_exact
 
 from analysis.load import open_run
 from analysis.rates import Rate, rate
-from sweep import study
+from sweep import protocols, study
 from sweep.__main__ import main
 from sweep.trial import Arm
 
@@ -115,15 +115,26 @@ def above(cell: Rate, control: Rate) -> float:
 
 
 def test_the_demo_asks_what_it_promises() -> None:
-    """5,000 trials, 200 of them uninjected, all arms under the same wordings, the middle of the band declared."""
+    """Every protocol and arm, 5,000 trials and 200 uninjected ones, every injected wording with its controls."""
     found = study.read(Path(__file__).parent.parent / "infra" / "examples" / "pocket.toml")
     blocks = [block for block in found.blocks if block.model.name == "pocket" and block.protocol == "injected_thought"]
     assert sum(block.size for block in found.blocks) >= 5_000
     assert sum(block.size for block in blocks if block.arms == ("none",)) >= 200
     assert {arm for block in blocks for arm in block.arms} == set(get_args(Arm))
-    assert len({block.values("prompts") for block in blocks}) == 1
-    cells = [experiment.declared for experiment in found.spec.experiments if experiment.declared]
-    assert {(cell.layer, cell.strength) for cell in cells} == {(4, 1.0)}
+    assert {block.protocol for block in found.blocks} == set(protocols.names())
+    for protocol in protocols.names():
+        asked, controls = (
+            {
+                text
+                for b in found.blocks
+                if b.protocol == protocol and (b.arms == ("none",)) is none
+                for text in b.values("prompts")
+            }
+            for none in (False, True)
+        )
+        assert asked <= controls, protocol
+    cells = {e.protocol: (e.declared.layer, e.declared.strength) for e in found.spec.experiments if e.declared}
+    assert cells["injected_thought"] == (4, 1.0)
 
 
 def test_a_strength_may_be_a_rule(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from sweep.commands import Report, duration
 from sweep.models import parameters
 from sweep.plan import Plan
 from sweep.store import Store, records
-from sweep.trial import Prompt
+from sweep.trial import Prompt, StrengthRule
 
 FOUR_WAY = ("injected_thought", "open_question", "yes_bias")  # protocols that have that reading
+DOSE_TOKENS = 12 * 9 * 80  # neutral texts, strengths of a curve and the concept's own, tokens of each
 CHARACTERS_A_TOKEN = 3.5  # of English in the tokenizers at hand; the cost before a first run is a bound, not a forecast
 
 
@@ -89,7 +90,7 @@ def _unasked(block: Block, wanted: Sequence[Block]) -> int:
 
 def _experiment(block: Block, flops: float) -> dict[str, Any]:
     tokens = sum(_tokens(prompt, block) for prompt in block.prompts) / len(block.prompts)
-    size = parameters(block.model)
+    size, doses = parameters(block.model), _measured_doses(block)
     return {
         "model": block.model.name,
         "protocol": block.protocol,
@@ -100,9 +101,17 @@ def _experiment(block: Block, flops: float) -> dict[str, Any]:
         "layers": len(block.layers) if block.layers != (None,) else 0,
         "strengths": len(block.strengths) if block.strengths != (None,) else 0,
         "repeats": len(block.repeats),
-        "tokens": round(block.size * tokens),
-        "device_seconds_bound": size and flops and 2 * size * tokens * block.size / flops,
+        "doses": doses,
+        "tokens": round(block.size * tokens + doses * DOSE_TOKENS),
+        "device_seconds_bound": size and flops and 2 * size * (tokens * block.size + doses * DOSE_TOKENS) / flops,
     }
+
+
+def _measured_doses(block: Block) -> int:
+    """Strengths that have a curve of KL to be measured first; the concept's own needs none."""
+    rules = [s for s in block.strengths if isinstance(s, StrengthRule) and s.rule == "kl_of_concept"]
+    arms = {arm: len(block.repeats) if arm in ("random", "shuffled") else 1 for arm in block.arms if arm != "concept"}
+    return len(rules) * len(block.items) * len(block.layers) * len(block.spans) * sum(arms.values())
 
 
 def _tokens(prompt: Prompt, block: Block) -> float:
@@ -151,6 +160,9 @@ def _plan_lines(data: Mapping[str, Any]) -> Iterator[str]:
             f"{row[axis]:,} {axis}" for axis in ("prompts", "items", "layers", "strengths", "repeats") if row[axis]
         )
         yield f"  {row['model']:<12} {row['protocol']:<24} {','.join(row['arms']):<50} {row['trials']:>12,}   {axes}"
+    doses = sum(row["doses"] for row in data["experiments"])
+    if doses:
+        yield f"  {doses:,} strengths are matched by measured KL first, in about {doses * 108:,} short calls"
     if data["duplicates"]:
         yield f"  {data['duplicates']:,} of these are asked for twice, and run once"
     if Path(data["run"]).is_dir():
