@@ -6,24 +6,24 @@ Rates are held as intervals over concepts, at temperature 1. What the card says 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
 import pytest
-import torch
 
 from analysis.load import open_run
 from analysis.rates import Rate, rate
 from cluster.engines.transformers import TransformersEngine
 from cluster.model import decoder_blocks
-from sweep import study
 from sweep.__main__ import main
-from sweep.protocols.intentional_control import run as intentional_control
+from sweep.protocols import intentional_control
 from sweep.stream import Stream, TrialSubject
-from sweep.trial import Direction
+from sweep.trial import Message, Outcome, Prompt
 from tests import tiny_models
-from tests.test_engine import vectors
+from tests.test_engine import direction, vectors
+from tests.test_protocols import make_trial
+from tests.tiny_models import LAYERS
 
 SPEC = """
 name = "experiments"
@@ -103,82 +103,98 @@ def of(trials: pl.DataFrame, measure: str, **where: Any) -> Rate:
     return rate(chosen[f"verdict_{measure}"].to_list(), chosen["cluster"].to_list())
 
 
-def between(found: Rate, low: float, high: float) -> bool:
-    """The whole interval."""
-    assert found.low is not None
-    assert found.high is not None
-    return low <= found.low <= found.high <= high
+def above(found: Rate, value: float) -> bool:
+    return found.low is not None and found.low > value
+
+
+def below(found: Rate, value: float) -> bool:
+    return found.high is not None and found.high < value
 
 
 def holds(found: Rate, value: float) -> bool:
-    assert found.low is not None
-    assert found.high is not None
-    return found.low <= value <= found.high
+    return found.low is not None and found.high is not None and found.low <= value <= found.high
+
+
+def means(trials: pl.DataFrame, measure: str) -> dict[str, float]:
+    """By wording; a trial a concept."""
+    each = trials.explode("measures").unnest("measures").filter(name=measure)
+    return dict(each.group_by("prompt").agg(pl.col("value").mean()).rows())
 
 
 def test_a_thought_beside_a_text(model: str, trials: pl.DataFrame) -> None:
-    """The ceiling of the repetition, without an injection, stands beside the score."""
+    """Repetition without an injection, the ceiling, stands beside the score."""
     mine = trials.filter(protocol="thought_or_text")
-    ceiling = of(mine, "repeated", arm="none")
+    assert above(of(mine, "repeated", arm="none"), 0.5)
+    assert below(of(mine, "identified", arm="none"), 0.1)
+    assert below(of(mine, "identified", arm="random", layer=4), 0.1)
+    assert below(of(mine, "identified", arm="concept", layer=7), 0.15)
     thought = of(mine, "identified", arm="concept", layer=4)
-    last = of(mine, "identified", arm="concept", layer=7)
-    none = of(mine, "identified", arm="none")
+    assert above(thought, 0.35) if model == "pocket" else below(thought, 0.15)
     both = of(mine, "identified_and_repeated", arm="concept", layer=4)
-    chosen = of(mine, "chosen", arm="concept", layer=4)
-    print(model, "thought", ceiling, thought, last, none, both, chosen)
+    assert above(both, 0.1) if model == "pocket" else below(both, 0.1)
 
 
-def test_which_sentence(model: str, trials: pl.DataFrame) -> None:
-    mine = trials.filter(protocol="localization")
-    print(
-        model,
-        "loc",
-        of(mine, "located", prompt="injected", arm="concept", layer=2),
-        of(mine, "located", prompt="injected", arm="concept", layer=7),
-        of(mine, "located", prompt="injected", arm="none"),
-        of(mine, "located", prompt="salient", arm="concept", layer=2),
-    )
-
-
-def test_which_more_strongly(model: str, trials: pl.DataFrame) -> None:
+def test_which_of_two_more_strongly(model: str, trials: pl.DataFrame) -> None:
+    """Half by chance, over both orders."""
     mine = trials.filter(protocol="strength_comparison")
-    print(
-        model,
-        "rank",
-        of(mine, "ranked", prompt="injected", arm="concept", layer=2),
-        of(mine, "ranked", prompt="injected", arm="concept", layer=7),
-        of(mine, "ranked", prompt="injected", arm="none"),
-        of(mine, "ranked", prompt="salient", arm="concept", layer=2),
-    )
+    found = of(mine, "ranked", prompt="injected", arm="concept", layer=2)
+    assert above(found, 0.55) if model == "pocket" else holds(found, 0.5)
+    assert holds(of(mine, "ranked", prompt="injected", arm="concept", layer=7), 0.5)
+    assert holds(of(mine, "ranked", prompt="injected", arm="none"), 0.5)
+    assert holds(of(mine, "ranked", prompt="salient", arm="concept", layer=2), 0.5)
+
+
+def test_which_of_five_sentences(model: str, trials: pl.DataFrame) -> None:
+    """A fifth by chance, over the cyclic orders."""
+    mine = trials.filter(protocol="localization")
+    found = of(mine, "located", prompt="injected", arm="concept", layer=2)
+    print("LOC", model, found)
+    assert holds(of(mine, "located", prompt="injected", arm="concept", layer=7), 0.2)
+    assert holds(of(mine, "located", prompt="injected", arm="none"), 0.2)
+    assert holds(of(mine, "located", prompt="salient", arm="concept", layer=2), 0.2)
+
+
+def test_thinking_of_a_word_at_will(model: str, trials: pl.DataFrame) -> None:
+    mine = trials.filter(protocol="intentional_control")
+    print("CTRL", model, means(mine, "cosine@4"), means(mine, "shading@4"))
 
 
 def test_a_word_put_in_its_mouth(model: str, trials: pl.DataFrame) -> None:
+    """Neither model was taught to tell its own words: the contrast is nothing on both."""
     mine = trials.filter(protocol="prefill")
-    for measure in ("intended", "apologised"):
-        print(
-            model,
-            "prefill",
-            measure,
-            *(
-                f"{k}: {of(mine, measure, **w)}"
-                for k, w in {
-                    "none": dict(arm="none"),
-                    "own": dict(arm="concept", layer=3, span="protocol"),
-                    "wrong": dict(arm="wrong_concept", layer=3),
-                    "late": dict(arm="concept", span="question"),
-                    "own7": dict(arm="concept", layer=7),
-                }.items()
-            ),
-        )
+    own = of(mine, "intended", arm="concept", layer=3, span="protocol")
+    other = of(mine, "intended", arm="wrong_concept", layer=3)
+    assert own.rate is not None
+    assert other.low is not None
+    assert other.high is not None
+    assert other.low <= own.rate <= other.high
+    explained = mine.filter(pl.col("replies").list.eval(pl.element().struct.field("name")).list.contains("explain"))
+    assert len(explained) == len(mine), "what it says to explain itself is kept"
+    assert mine.filter(span="question")["verdict_repeated"].null_count() == 64
 
 
-def test_thinking_at_will(model: str, trials: pl.DataFrame) -> None:
-    mine = trials.filter(protocol="intentional_control")
-    each = mine.explode("measures").unnest("measures")
-    print(
-        model,
-        each.group_by("prompt", "name")
-        .agg(pl.col("value").mean())
-        .filter(pl.col("name").str.contains("@4|@7"))
-        .sort("prompt", "name"),
+def test_thinking_of_a_word_costs_one_forward_pass() -> None:
+    """Every position of the prompt goes through the model once, for all layers and directions."""
+    loaded, counted = tiny_models.loaded("llama"), list[int]()
+    engine = TransformersEngine(loaded, vectors)
+    seen = decoder_blocks(loaded.network)[0].register_forward_hook(lambda *given: counted.append(given[2].shape[1]))
+    message = Message(role="user", text="Write this, and think of bread while you do.")
+    words = tuple(direction(word) for word in ("bread", "sky", "lamp"))
+    trial = replace(
+        make_trial("intentional_control", prompt=Prompt(name="p", turns=(message,))),
+        direction=words[0],
+        shading=words[1:],
     )
+
+    async def once() -> Outcome:
+        stream = Stream(engine)
+        return await stream.race(intentional_control.run(trial, TrialSubject(trial, (), stream)))
+
+    try:
+        outcome = asyncio.run(once())
+    finally:
+        seen.remove()
+    (reply,) = outcome.replies.values()
+    assert sum(counted) == reply.prompt_tokens
+    assert reply.token_ids == ()
+    assert len(outcome.measures) == 2 * LAYERS
