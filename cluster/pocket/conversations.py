@@ -248,3 +248,13 @@ TASKS: Shares = (
     (localization, 0.15),
     (strength_comparison, 0.09),
 )
+LATE: Shares = (
+    (injected_thought, 0.20),
+    (open_question, 0.05),
+    (yes_bias, 0.06),
+    (thought_word, 0.13),
+    (thought_repeat, 0.05),
+    (intentional_control, 0.20),
+    (localization, 0.24),
+    (strength_comparison, 0.07),
+)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cluster.pocket.build import make_model, make_tokenizer, save, share_spellings, spellings_of
-from cluster.pocket.conversations import REPORTS, TASKS, Shares
+from cluster.pocket.conversations import LATE, REPORTS, TASKS, Shares
 from cluster.pocket.evaluate import report
 from cluster.pocket.inject import Edit, Injector, concept_vectors, edits_of
 from cluster.pocket.language import END, SYSTEM_LINES, Language, Words, draw_facts, read_words, render
@@ -29,7 +29,6 @@ LANGUAGE_STEPS, LANGUAGE_ROWS, LANGUAGE_RATE = 1000, 40, 2e-3
 REPORT_RATE = 1.2e-3
 REFRESH = 40  # steps between two readings of the concept vectors, which move with the weights
 ANSWER_TOKENS = 3  # that a row's loss is divided by, not by its own number: a yes weighs as much before a long answer
-AIM_WEIGHT = 2.0  # of a squared cosine, beside nats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +41,15 @@ class Stage:
     rows: int
     kept: int
     flat: float  # of the steps at the full rate
+    aim: float = 2.0  # weight of a squared cosine, beside nats
 
 
 # Detection first, by itself: what is read under an injection is learnt sooner by a model that can name what is in it.
+# Last, more of what is learnt late: which sentence was injected, and to lean towards a word.
 STAGES = (
     Stage(shares=REPORTS, steps=800, conversations=2, rows=20, kept=16, flat=0.0),
     Stage(shares=TASKS, steps=600, conversations=4, rows=12, kept=12, flat=0.6),
+    Stage(shares=LATE, steps=800, conversations=4, rows=12, kept=12, flat=0.6, aim=6.0),
 )
 
 
@@ -127,7 +129,8 @@ def train_stage(
         kept = backward_plain(model, tokenizer, plain_rows(language.rng, language, stage.kept))
         for task in language.rng.choices(tasks, shares, k=stage.conversations):  # one wording's rows share most of it
             rows = task(language, LESSONS[name], stage.rows)
-            losses.setdefault(task.__name__, []).append(backward(model, tokenizer, injector, rows, vectors))
+            loss = backward(model, tokenizer, injector, rows, vectors, stage.aim)
+            losses.setdefault(task.__name__, []).append(loss)
         update(model, optimizer, spellings)
         if step % 100 == 0:
             means = " ".join(f"{task} {sum(each) / len(each):.3f}" for task, each in sorted(losses.items()))
@@ -157,6 +160,7 @@ def backward(
     injector: Injector | None,
     rows: list[Row],
     vectors: dict[str, Tensor],
+    aim: float = 0.0,
 ) -> float:
     """Adds the gradient of the answers' mean cross-entropy and of the aims. What all prompts begin with runs once."""
     prompts = [tokenizer(row.prompt, return_offsets_mapping=True) for row in rows]
@@ -178,7 +182,7 @@ def backward(
     total = nn.functional.cross_entropy(model.lm_head(hidden[wanted >= 0]), wanted[wanted >= 0], reduction="sum")
     loss = total / (len(rows) * ANSWER_TOKENS if injector else (wanted >= 0).sum())
     if injector and injector.record:
-        loss = loss + aim_loss(rows, injector.seen, (targets >= 0) & (targets != tokenizer.eos_token_id), vectors)
+        loss = loss + aim * aim_loss(rows, injector.seen, (targets >= 0) & (targets != tokenizer.eos_token_id), vectors)
     loss.backward()
     if injector:
         injector.clear()
@@ -196,7 +200,7 @@ def aim_loss(rows: list[Row], seen: dict[int, Tensor], said: Tensor, vectors: di
         toward = torch.stack([vectors[aim.word][layer] for aim in aims])
         cosines = nn.functional.cosine_similarity(seen[layer], toward[:, None], dim=-1)
         mean = (cosines * said).sum(1) / said.sum(1)
-        total = total + AIM_WEIGHT * ((mean - wanted) ** 2).mean()
+        total = total + ((mean - wanted) ** 2).mean()
     return total
 
 
