@@ -175,7 +175,7 @@ def _asked(section: Section) -> str:
 
 def _control_caption(arms: Sequence[str]) -> str:
     said = {
-        "random": "Random: a Gaussian direction as long as the concept's.",
+        "random": "Random: a Gaussian direction as long as the concept's, or as strong in what was matched.",
         "shuffled": "Shuffled: the concept's coordinates in another order.",
         "negated": "Negated: the concept's direction backwards.",
         "wrong_concept": "Wrong concept: another concept's direction, and the answer is compared with this one's word.",

@@ -227,7 +227,8 @@ def _slug(keys: Mapping[str, object], settings: Sequence[Mapping[str, object]]) 
     """Model and protocol, and what sets this one apart from others of the same model and protocol."""
     twins = [other for other in settings if all(other[name] == keys[name] for name in ("model", "protocol"))]
     names = [name for name in keys if any(other[name] != keys[name] for other in twins)]
-    text = "-".join(str(keys[name])[:24] for name in ("model", "protocol", *names))
+    told = [name for name in names if keys[name] is not None]
+    text = "-".join(str(keys[name])[:24] for name in ("model", "protocol", *told))
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
 
 

@@ -236,7 +236,7 @@ def apart(section: Section, others: Sequence[Section]) -> str:
     """What sets a section apart from others of its model and protocol; empty where there is none."""
     twins = [each for each in others if (each.model, each.protocol) == (section.model, section.protocol)]
     telling = [name for name, value in section.keys.items() if any(each.keys[name] != value for each in twins)]
-    return ", ".join(f"{name} {str(section.keys[name])[:12]}" for name in telling)
+    return ", ".join(f"{name} {str(section.keys[name])[:13]}" for name in telling if section.keys[name] is not None)
 
 
 def arm_rows(section: Section) -> list[dict[str, object]]:
