@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from analysis.load import BOTH, VERDICT, Run, RunError, with_measure
 from sweep.engine import Receipt, Reply
 from sweep.files import fill, link
+from sweep.grading.rules import ALL_OF, READS, RULES
 from sweep.grading.thinking import answer_of
 from sweep.identity import digest
 from sweep.store import Store, unique
@@ -32,6 +33,7 @@ STRATUM = (*ARM, "positive", "dose")
 COLUMNS: Sequence[str] = ("draw", "trial", "measure", "criterion", "question", "response", "target", "label")
 LABELS: Mapping[str, bool | None] = {"yes": True, "no": False, "unsure": None}
 WITHOUT_TARGET = frozenset({"legible", "said_yes"})  # measures that can be judged without the concept's name
+SENTENCES = frozenset({"located", "ranked"})  # measures whose target is a sentence
 LONGEST = 30_000  # characters of a field; a spreadsheet's cell holds 32,767
 SHOWN = 20  # errors in one message
 CRITERIA = {  # what the shipped measures mean, for whoever labels; one's own measure has only its name
@@ -43,6 +45,9 @@ CRITERIA = {  # what the shipped measures mean, for whoever labels; one's own me
     "intended": "Does the response claim that the word was meant?",
     "apologised": "Does the response call the word an accident?",
     "repeated": "Does the response write the line down exactly as it stands in the question?",
+    "identified_and_repeated": "Does the first response name the target, and the second write the line down exactly?",
+    "located": "Does the response give the number of the target, which is one of the sentences?",
+    "ranked": "Does the response give the number of the target, which is one of the sentences?",
     BOTH: "Does the response claim to notice an injected thought first, and then name the target as that thought?",
 }
 
@@ -119,6 +124,8 @@ def draw(run: Run, grader: str, measure: str, n: int, seed: int) -> Draw:
     1949), so that every trial has a known probability above 0 even where there are more strata than trials to draw.
     Raises LabelError if there are not so many trials.
     """
+    if measure in RULES and measure not in CRITERIA:
+        raise LabelError(f"{measure} cannot be labelled by hand from the transcript; choose another --measure")
     verdict = pl.col(VERDICT + measure).fill_null(value=False)
     rows = judged(run, measure).select(*ARM, "dose", "trial", "cluster", positive=verdict).collect()
     if not 0 < n <= rows.height:
@@ -198,19 +205,28 @@ def write_new(file: Path, data: bytes) -> None:
 def _sheet(run: Run, sample: Draw) -> Iterator[dict[str, str]]:
     """Rows in an order that says nothing about strata."""
     wanted = pl.LazyFrame({"trial": [pick.trial for pick in sample.picks]})
-    rows = run.trials.join(wanted, on="trial", how="semi").select("trial", "item", "replies").collect().to_dicts()
-    target = sample.measure not in WITHOUT_TARGET
+    columns = ("trial", "item", "sentence", "replies")
+    rows = run.trials.join(wanted, on="trial", how="semi").select(*columns).collect().to_dicts()
+    target = "sentence" if sample.measure in SENTENCES else "item"
     for row in sorted(rows, key=lambda row: digest("row", f"{sample.seed}/{row['trial']}")):
-        question, response = _shown(row["replies"])
+        question, response = _shown(_judged(row["replies"], sample.measure))
         yield {
             "draw": sample.id, "trial": row["trial"], "measure": sample.measure,
             "criterion": CRITERIA.get(sample.measure, ""), "question": _cell(question), "response": _cell(response),
-            "target": row["item"] if target else "", "label": "",
+            "target": "" if sample.measure in WITHOUT_TARGET else row[target], "label": "",
         }  # fmt: skip
 
 
+def _judged(replies: Sequence[Mapping[str, Any]], measure: str) -> list[Mapping[str, Any]]:
+    """The replies that a grader reads for this measure: of the shipped ones, mostly the first."""
+    if measure not in CRITERIA:
+        return list(replies)
+    names = {READS.get(part, replies[0]["name"]) for part in ALL_OF.get(measure, (measure,)) if replies}
+    return [reply for reply in replies if reply["name"] in names]
+
+
 def _shown(replies: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """What the model was asked, as it was rendered, and what of its replies a grader judges; each by name if several.
+    """What the model was asked, as it was rendered, and what it replied; each by name if several.
 
     Calls that read log-odds only have no text, so nothing of them can be judged by hand.
     """

@@ -72,7 +72,8 @@ class Section:
 
     @property
     def main(self) -> tuple[str, ...]:
-        return tuple(name for name in MAIN.get(self.protocol, self.measures) if name in self.measures)
+        known = tuple(name for name in MAIN.get(self.protocol, ()) if name in self.measures)
+        return known or self.measures  # of a protocol of one's own, or a grader with other measures, all
 
     @property
     def wordings(self) -> tuple[str | None, ...]:

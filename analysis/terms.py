@@ -70,11 +70,11 @@ VERBS = {
     "ranked": "chose the sentence with more",
 }
 MAIN: Mapping[str, tuple[str, ...]] = {  # what a protocol is about, in the order of its maps
-    "injected_thought": ("detected", "detected_and_identified"),
-    "open_question": ("detected", "detected_and_identified"),
+    "injected_thought": ("detected", "detected_and_identified", "introspective_awareness"),
+    "open_question": ("detected", "detected_and_identified", "aware_of_word"),
     "forced_identification": ("identified",),
     "yes_bias": ("said_yes",),
-    "thought_or_text": ("identified_and_repeated", "identified", "repeated"),
+    "thought_or_text": ("identified_and_repeated", "identified", "chosen", "repeated"),
     "prefill": ("intended", "apologised"),
     "localization": ("located",),
     "strength_comparison": ("ranked",),

@@ -66,14 +66,18 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], temp
         cursor = turn.stop
     spliced.write(text[cursor:])
     for message in tail:
-        spliced.write(_lead(message, template))
+        spliced.write(" " if text.endswith(":") and _begins_with_word(message) else "")
         spliced.turn(message, message.text, 0)
     return spliced.done()
 
 
 def _lead(message: Message, template: Template) -> str:
     """The blank between "Assistant:" and words that are not the model's own."""
-    return " " if template.chat == "plain" and message.token_ids is None and message.text[:1].strip() else ""
+    return " " if template.chat == "plain" and _begins_with_word(message) else ""
+
+
+def _begins_with_word(message: Message) -> bool:
+    return message.token_ids is None and bool(message.text[:1].strip())
 
 
 def _apply(

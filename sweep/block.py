@@ -123,7 +123,8 @@ class Block:
         unread = {"norm", "mode"} if controls else set[str]()
         if controls and not self.draws.reads:
             unread |= {"vector_prompt", "baseline"}
-        material = [self.sentences, self.shading, self.draws] if self.draws != NO_DRAWS else []
+        shading = [source_digest(self.source(word)) for word in self.shading]
+        material = [self.sentences, shading, self.draws] if self.draws != NO_DRAWS else []
         return canonical(
             [ID_VERSION, _model_identity(self.model), *(getattr(self, n) for n in names if n not in unread), *material]
         )
@@ -144,7 +145,7 @@ class Block:
             return tuple(prompt_identity(prompt) for prompt in values)
         if axis == "items":
             own = {name: nameless(source) for name, source in self._own_source.items()}
-            return tuple(canonical([item, own.get(item)]) for item in values)
+            return tuple(canonical([item, own.get(item), *self._given(item)]) for item in values)
         return tuple(canonical(value) for value in values)
 
     @cached_property
@@ -217,7 +218,7 @@ class Block:
             report=self.report,
             sentences=self._picks.sentences(item, repeat // self.draws.orders),
             order=repeat % self.draws.orders,
-            others=self._picks.others(item)[: self.draws.others],
+            others=self._given(item),
             direction=Direction(source=self.source(item)) if self.draws.reads else None,
             shading=tuple(direction for word, direction in self._shading if word.lower() != item.lower()),
         )
@@ -243,6 +244,10 @@ class Block:
         draw = digest_pair("draw", [item, repeat])[0] if arm in ("random", "shuffled") else None
         return Direction(source=source, change=_CHANGES[arm], draw=draw)  # pyright: ignore[reportArgumentType]
 
+    def _given(self, item: str) -> tuple[str, ...]:
+        """The other concepts that the item's trials are given."""
+        return self._picks.others(item)[: self.draws.others] if self.draws.others else ()
+
     @cached_property
     def _picks(self) -> Picks:
         return Picks(draws=self.draws, candidates=self.candidates, all_sentences=self.sentences)
@@ -252,7 +257,9 @@ class Block:
         parts = [digest_pair("common", self.common), digest_pair("prompt", self.values("prompts")[at[0]])]
         parts += [digest_pair("item", item), digest_pair("arm", arm), digest_pair("repeat", repeat)]
         if self.draws.others:  # which there are depends on the candidates
-            parts.append(digest_pair("others", list(self._picks.others(item)[: self.draws.others])))
+            parts.append(digest_pair("others", list(self._given(item))))
+        if self.draws.reads:
+            parts.append(digest_pair("reads", source_digest(self.source(item))))
         strength = self.values("strengths")[at[4]]
         for injection in injections:  # as one value each: swapping the layers of two is another trial
             direction = _direction_pair(injection.direction)

@@ -19,7 +19,7 @@ from sweep.block import AXES, BLOCK, Block
 from sweep.store import Store
 from sweep.trial import Trial
 
-FORMAT = 1
+FORMAT = 2
 
 
 class PlanError(ValueError):

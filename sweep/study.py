@@ -25,7 +25,18 @@ from sweep.spec import (
     decode,
     nearest,
 )
-from sweep.trial import Contrast, Model, Prompt, Protocol, Sampling, Source, StrengthRule, Template, VectorFile
+from sweep.trial import (
+    Contrast,
+    Model,
+    Prompt,
+    Protocol,
+    Sampling,
+    Source,
+    Strength,
+    StrengthRule,
+    Template,
+    VectorFile,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +225,7 @@ class _Resolver:
         prompts = self._prompts(table, protocol, where)
         self._check(table, model, items, layers, where)
         self._check_material(table, protocol, items, where)
+        self._check_doses(table, prompts, strengths, where)
         if not (items and prompts) or (arms and not layers):
             return
         shared = Block(
@@ -299,6 +311,15 @@ class _Resolver:
         for protocol, found in cells.items():
             if len(found) > 1:
                 self.problems.append(f"experiments: {protocol} declares {len(found)} different cells; declare one")
+
+    def _check_doses(
+        self, table: ExperimentTable, prompts: tuple[Prompt, ...], strengths: Sequence[Strength], where: str
+    ) -> None:
+        """KL is measured from a line break on, as the span of a wording with `inject_from` is."""
+        matched = any(isinstance(s, StrengthRule) and s.rule == "kl_of_concept" for s in strengths)
+        if matched and "protocol" in table.spans and any(prompt.inject_from is None for prompt in prompts):
+            what = f"kl_of_concept is not measured on {table.protocol}'s own span"
+            self.problems.append(f"{where}.strengths: {what}; use norm_of_concept, or name other spans")
 
     def _check_material(self, table: ExperimentTable, protocol: Protocol, items: tuple[str, ...], where: str) -> None:
         if len(self.sentences) < protocol.sentences:

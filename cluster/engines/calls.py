@@ -146,7 +146,7 @@ class Resolver:
 
     def _option_ids(self, rendered: Rendered, call: Call) -> tuple[int, ...]:
         """The first token of each option where the answer begins: after "Assistant:" it is " Yes" and not "Yes"."""
-        lead = " " if call.template.chat == "plain" and call.messages[-1].role != "assistant" else ""
+        lead = " " if rendered.text.endswith(":") and call.messages[-1].role != "assistant" else ""
         tail = rendered.text[rendered.offsets[-TAIL:][0][0] :]
         return tuple(self._first_id(tail, lead + option) for option in call.options)
 

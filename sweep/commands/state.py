@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sweep import plan
+from sweep import plan, protocols
 from sweep.block import Block
 from sweep.commands import DONE, ERROR, INCOMPLETE, Report, asked_blocks, existing, grades_of, spec_of
 from sweep.rows import from_parquet
@@ -82,7 +82,8 @@ class _Inspection:
         self.counts["trials"] += len(expected)
         self.counts["missing"] += len(expected - rows.keys())
         self.counts["doubled"] += rows.total() - len(rows.keys() & expected)
-        self.counts["ungraded"] += len(rows.keys() - graded.keys())
+        if protocols.get(block.protocol).measures:
+            self.counts["ungraded"] += len(rows.keys() - graded.keys())
 
     def _ids(self, record: Mapping[str, Any] | None) -> Counter[str]:
         """Rows of a part by trial; none where it was not committed or is damaged."""

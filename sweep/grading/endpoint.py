@@ -101,12 +101,13 @@ class Endpoint:
         await self._client.aclose()
 
     async def _takes_others(self) -> bool:
-        """Is it this request alone that the server will not take? Raises JudgeError where it takes none."""
-        if self.throttle.answered:
-            return True
+        """Is it this request alone that the server will not take? Raises JudgeError where it takes none, and JudgeDown
+        where it did before: credit that is used up is a 400 at some."""
+        answered = self.throttle.answered
         probe = await self._attempt(PROBE)
         if isinstance(probe, _Refusal):
-            error = JudgeError(f"{self._url} takes no request ({probe.status}: {probe.why}); see model and body in it")
+            why = f"{self._url} takes no request ({probe.status}: {probe.why})"
+            error = JudgeDown(f"{why} any more") if answered else JudgeError(f"{why}; see model and body in it")
             await self.throttle.stop(error)
             raise error
         return isinstance(probe, Answer)
@@ -114,7 +115,7 @@ class Endpoint:
     async def _attempt(self, question: Question) -> Answer | _Refusal | _Failure:
         began = await self.throttle.enter()
         try:
-            reserved = self.spend.reserve(len(question.text.encode()) // 2 + 64, self._table.max_tokens)
+            reserved = self.spend.reserve(_most_read(question), self._table.max_tokens)
             result = await self._post(question)
             if isinstance(result, Answer):
                 self.spend.settle(reserved, result.read, result.written)
@@ -166,8 +167,8 @@ class Endpoint:
             asked=question.asked,
             raw=said,
             ended=choice.finish_reason,
-            read=usage.prompt_tokens,
-            written=usage.completion_tokens,
+            read=_first(usage.prompt_tokens, _most_read(question)),
+            written=_first(usage.completion_tokens, self._table.max_tokens),
         )
 
     def _not_ok(self, response: httpx.Response) -> _Refusal | _Failure:
@@ -182,10 +183,19 @@ class Endpoint:
         return _Failure(why=f"{status}: {shown}", retry_after=retry_after(response.headers.get("retry-after")))
 
     def _shown(self, response: httpx.Response) -> str:
-        return self._hidden(" ".join(response.text.split())[:SHOWN])
+        return self._hidden(" ".join(response.text.split()))[:SHOWN]
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
+
+
+def _most_read(question: Question) -> int:
+    """Tokens at the most, also where a server does not say how many it counted."""
+    return len(question.text.encode()) // 2 + 64
+
+
+def _first(told: int | None, otherwise: int) -> int:
+    return otherwise if told is None else told
 
 
 def _key(table: EndpointTable) -> str | None:

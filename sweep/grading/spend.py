@@ -1,4 +1,8 @@
-"""What a judge may cost: a cap on requests and one on money, kept even where an answer is lost on its way."""
+"""What a judge may cost: a cap on requests and one on money, kept even where an answer is lost on its way.
+
+Of earlier commands on a run the answers that were kept count, at their most where the server did not say their size.
+What was paid there for answers that never came is not known any more.
+"""
 
 from __future__ import annotations
 
