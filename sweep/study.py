@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sweep import grading, protocols, stimuli, words
+from sweep import checks, grading, protocols, stimuli, words
 from sweep.block import Block, prompt_identity
 from sweep.grading import NamedGrader
 from sweep.material import Draws
@@ -32,7 +32,6 @@ from sweep.trial import (
     Protocol,
     Sampling,
     Source,
-    Strength,
     StrengthRule,
     Template,
     VectorFile,
@@ -224,8 +223,8 @@ class _Resolver:
             self.problems.append(f"{where}.strengths: a strength stands twice; remove one")
         prompts = self._prompts(table, protocol, where)
         self._check(table, model, items, layers, where)
-        self._check_material(table, protocol, items, where)
-        self._check_doses(table, prompts, strengths, where)
+        self.problems += checks.problems(table, protocol, prompts, len(self.sentences), where)
+        self.warnings += checks.warnings(table, protocol, len(items), where)
         if not (items and prompts) or (arms and not layers):
             return
         shared = Block(
@@ -311,29 +310,6 @@ class _Resolver:
         for protocol, found in cells.items():
             if len(found) > 1:
                 self.problems.append(f"experiments: {protocol} declares {len(found)} different cells; declare one")
-
-    def _check_doses(
-        self, table: ExperimentTable, prompts: tuple[Prompt, ...], strengths: Sequence[Strength], where: str
-    ) -> None:
-        """KL is measured from a line break on, as the span of a wording with `inject_from` is."""
-        matched = any(isinstance(s, StrengthRule) and s.rule == "kl_of_concept" for s in strengths)
-        if matched and "protocol" in table.spans and any(prompt.inject_from is None for prompt in prompts):
-            what = f"kl_of_concept is not measured on {table.protocol}'s own span"
-            self.problems.append(f"{where}.strengths: {what}; use norm_of_concept, or name other spans")
-
-    def _check_material(self, table: ExperimentTable, protocol: Protocol, items: tuple[str, ...], where: str) -> None:
-        if len(self.sentences) < protocol.sentences:
-            few = f"{table.protocol} shows {protocol.sentences} sentences and there are {len(self.sentences)}"
-            self.problems.append(f"{where}: {few}; name more under `sentences`")
-        if protocol.others and len(items) <= protocol.others:
-            few = f"{table.protocol} chooses among {protocol.others + 1} concepts and there are {len(items)}"
-            self.warnings.append(f"{where}: {few}: chance is higher")
-        for key, repeats in (("repeats", table.repeats), ("control_repeats", table.control_repeats)):
-            if repeats % protocol.orders and (key == "repeats" or "none" in table.arms):
-                orders = f"{table.protocol} has {protocol.orders} orders of its sentences"
-                self.warnings.append(
-                    f"{where}.{key}: {repeats}, and {orders}: give a multiple, or an order is favoured"
-                )
 
     def _check(
         self, table: ExperimentTable, model: Model, items: tuple[str, ...], layers: tuple[int, ...], where: str

@@ -334,3 +334,14 @@ def test_a_protocol_that_reads_needs_directions_without_an_injection() -> None:
         assert [d.source.name for d in trial.shading] == [w for w in ("lamp", "ocean") if w != trial.item]
     assert controls().direction_sources() == []
     assert not {t.id for t in trials([reading])} & {t.id for t in trials([replace(reading, baseline=("sand",))])}
+
+
+def test_what_is_read_and_what_is_chosen_among_is_part_of_a_trial() -> None:
+    own = Contrast(name="ocean", positive=("a",), negative=("b",))
+    reading = controls(shading=("lamp", "ocean"), draws=Draws(reads=True), sources=(own,))
+    other = replace(reading, sources=(replace(own, positive=("c",)),))
+    mine, theirs = ({trial.item: trial.id for trial in trials([each])} for each in (reading, other))
+    assert not set(mine.values()) & set(theirs.values())  # the shading holds it too
+    few, many = shown(candidates=WORDS[:3]), shown(candidates=WORDS)
+    assert plan.difference([many], [few]) == [many]
+    assert not {t.id for t in trials([few])} & {t.id for t in trials([many])}

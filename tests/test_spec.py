@@ -277,3 +277,56 @@ def test_a_grid_of_a_thousand_million_trials_plans_at_once(tmp_path: Path) -> No
     assert len(grown.blocks) == 2
     assert len(grown.blocks[0].trials(grown.blocks[0].shards - 1)) == grown.blocks[0].size % 256 or 256
     assert sum(f.stat().st_size for f in (tmp_path / "plan").iterdir()) < 2**20
+
+
+# -- experiments that ask for more than words -------------------------------------------------------------------------
+
+MORE = """
+name = "more"
+models = ["fake:oracle"]
+concepts = "lindsey2025:concepts"
+{settings}
+[[experiments]]
+protocol = "{protocol}"
+arms = ["none", "concept"]
+layers = [3]
+{keys}
+"""
+
+
+def more(protocol: str, keys: str = "", settings: str = "") -> study.Study:
+    return study.parse(MORE.format(protocol=protocol, keys=keys, settings=settings))
+
+
+def test_material_that_is_missing_is_named() -> None:
+    with pytest.raises(SpecError, match="localization shows 5 sentences and there are 2; name more"):
+        more("localization", settings='sentences = ["One.", "Two."]')
+    with pytest.raises(SpecError, match=r"no shipped contrast 'shoutin'. Did you mean 'shouting'\?"):
+        more("injected_thought", settings='contrasts = ["shoutin"]')
+    with pytest.raises(SpecError, match="kl_of_concept is not measured on prefill's own span"):
+        more("prefill", 'strengths = [{ rule = "kl_of_concept", at = 1 }]')
+    assert more("injected_thought", 'strengths = [{ rule = "kl_of_concept", at = 1 }]').blocks
+
+
+def test_orders_that_are_not_all_asked_are_warned_of() -> None:
+    told = " ".join(more("localization", "repeats = 4\ncontrol_repeats = 5").warnings)
+    assert "repeats: 4, but localization has 5 orders of its sentences" in told
+    assert "control_repeats" not in told
+
+
+def test_patterns_name_optional_wordings_and_nothing_else_does() -> None:
+    def asked(keys: str) -> list[str]:
+        return [prompt.name for prompt in more("injected_thought", keys).blocks[0].prompts]
+
+    assert asked("") == ["plain", "brief", "formal"]
+    assert asked('prompts = ["variant-s*", "plain"]') == ["variant-sceptical", "variant-structured", "plain"]
+    with pytest.raises(SpecError, match=r"no wording 'variant-x\*'"):
+        asked('prompts = ["variant-x*"]')
+
+
+def test_a_contrast_is_an_item_like_any_word() -> None:
+    found = more("injected_thought", settings='contrasts = ["shouting"]').blocks[0]
+    assert found.items[-1] == "shouting"
+    assert found.source("shouting").positive[0].isupper()  # type: ignore[union-attr]
+    own = more("injected_thought", 'concepts = ["shouting"]', 'contrasts = ["shouting", "fear"]').blocks[0]
+    assert own.items == ("shouting",)

@@ -1,0 +1,31 @@
+"""What is wrong, or unwise, about an experiment that asks for more than words: sentences, other concepts, doses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sweep.spec import ExperimentTable, RuleTable
+from sweep.trial import Prompt, Protocol
+
+
+def problems(
+    table: ExperimentTable, protocol: Protocol, prompts: Sequence[Prompt], sentences: int, where: str
+) -> Iterator[str]:
+    if sentences < protocol.sentences:
+        few = f"{table.protocol} shows {protocol.sentences} sentences and there are {sentences}"
+        yield f"{where}: {few}; name more under `sentences`"
+    matched = any(isinstance(s, RuleTable) and s.rule == "kl_of_concept" for s in table.strengths)
+    if matched and "protocol" in table.spans and any(prompt.inject_from is None for prompt in prompts):
+        # KL is measured from a line break on, as the span of a wording with `inject_from` is.
+        what = f"kl_of_concept is not measured on {table.protocol}'s own span"
+        yield f"{where}.strengths: {what}; use norm_of_concept, or name other spans"
+
+
+def warnings(table: ExperimentTable, protocol: Protocol, items: int, where: str) -> Iterator[str]:
+    if protocol.others and items <= protocol.others:
+        few = f"{table.protocol} chooses among {protocol.others + 1} concepts and there are {items}"
+        yield f"{where}: {few}: chance is higher"
+    for key, repeats in (("repeats", table.repeats), ("control_repeats", table.control_repeats)):
+        if repeats % protocol.orders and (key == "repeats" or "none" in table.arms):
+            orders = f"{table.protocol} has {protocol.orders} orders of its sentences"
+            yield f"{where}.{key}: {repeats}, but {orders}: give a multiple of that"
