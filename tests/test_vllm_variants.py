@@ -234,3 +234,12 @@ def test_other_architectures(tmp_path: Path, architecture: str) -> None:
     calls: Sequence[Call] = [dataclasses.replace(call) for call in tiny.batch(tokens=4)]
     with served(found) as engine:
         same(answers(engine, calls), answers(TransformersEngine(found, tiny.vectors), calls), calls)
+
+
+def test_numba_that_was_loaded_first_is_not_in_the_way() -> None:
+    numba = pytest.importorskip("numba", reason="vLLM brings it")
+    from llvmlite.binding import ffi
+
+    vllm_compat.tame_numba()
+    assert not hasattr(ffi.lib, "__dict__")
+    assert numba.njit(lambda x: x + 1)(1) == 2

@@ -70,6 +70,23 @@ def quietly() -> None:
         os.environ.setdefault(name, value)
 
 
+def tame_numba() -> None:
+    """vLLM looks through every object of every loaded module for its kernels, and trips over the handle of LLVM where
+    Numba was loaded first: that handle claims to have any attribute at all, a `__dict__` too."""
+    ffi = sys.modules.get("llvmlite.binding.ffi")
+    if ffi is None:
+        return
+    handle: Any = type(ffi.lib)
+    found = handle.__getattr__
+
+    def honest(self: object, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return found(self, name)
+
+    handle.__getattr__ = honest
+
+
 # -- inside vLLM's processes ------------------------------------------------------------------------------------------
 
 

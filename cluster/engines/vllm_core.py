@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cluster.engines import vllm_plugin
-from cluster.engines.vllm_compat import CONFIG, LAYOUT, WORKER, on_cpu, quietly
+from cluster.engines.vllm_compat import CONFIG, LAYOUT, WORKER, on_cpu, quietly, tame_numba
 from sweep.engine import EngineDead, EngineUnavailable
 from sweep.models import load_path
 from sweep.serving import Serving
@@ -162,6 +162,7 @@ def start(model: Model, serving: Serving, injection: dict[str, Any], *, length: 
     Raises EngineUnavailable with vLLM's own reason and what to do about it.
     """
     quietly()
+    tame_numba()
     if graphs:  # they need no torch.compile, and run hooks when they are captured; read again at every step
         os.environ["VLLM_USE_BREAKABLE_CUDAGRAPH"] = "1"
     with _environment(_settings(serving)):
