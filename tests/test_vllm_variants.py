@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
@@ -237,9 +238,9 @@ def test_other_architectures(tmp_path: Path, architecture: str) -> None:
 
 
 def test_numba_that_was_loaded_first_is_not_in_the_way() -> None:
-    numba = pytest.importorskip("numba", reason="vLLM brings it")
-    from llvmlite.binding import ffi
-
+    pytest.importorskip("numba", reason="vLLM brings it")
+    ffi: Any = importlib.import_module("llvmlite.binding.ffi")
     vllm_compat.tame_numba()
     assert not hasattr(ffi.lib, "__dict__")
+    numba: Any = importlib.import_module("numba")
     assert numba.njit(lambda x: x + 1)(1) == 2
