@@ -24,7 +24,7 @@ if typing.TYPE_CHECKING:
     from cluster.engines.vllm import VllmEngine
     from cluster.engines.vllm_core import Core
 
-HOT = 5.0
+HOT = 5.0  # temperature at which a model that is sure of its word draws others too
 FAILED = (
     'the vLLM engine\'s self-test failed, so nothing is run on it: {}. Say engine = "transformers" in the spec, or '
     "report this with the versions of vLLM and of the model"
@@ -189,8 +189,7 @@ def _parity(bench: Bench) -> str:
 
 
 def _drawn(bench: Bench) -> str:
-    """Above temperature 0 tokens come from our seeds, not from vLLM's; that all were drawn by us is the workers' count.
-    A temperature at which a model that is sure of its word draws others too."""
+    """Above temperature 0 tokens come from our seeds, not vLLM's; that all were drawn by us is the workers' count."""
     asked = bench.asked(bench.probes["plain"], tokens=2 * WRITTEN)
     seeded = [replace(asked, call=replace(asked.call, temperature=HOT, seed=seed)) for seed in (1, 1, *range(2, 16))]
     texts = [reply.token_ids for reply, _ in bench.engine.ask(seeded)]
