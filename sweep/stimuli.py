@@ -33,8 +33,9 @@ A section is one prompt or an array of them:
     [material]
     sentences = ["...", "..."]                   # of which a trial is given some, by hash of its item and repeat
 
-{trial} is the trial's number, {word} the item in lower case, {sentence} the trial's sentence, and {sentences} all that
-it was given, one a line with their numbers. A section replaces the shipped one of the same name.
+{trial} is the trial's number, {word} the item in lower case, {Word} the item as a title, {sentence} the trial's
+sentence, and {sentences} all that it was given, one a line with their numbers. A section replaces the shipped one of
+the same name.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ SECTIONS = (
     "localization",
     "strength_comparison",
 )
-PLACEHOLDERS = ("trial", "word", "question", "sentence", "sentences")
+PLACEHOLDERS = ("trial", "word", "Word", "question", "sentence", "sentences")
 PARTS = ("repeat", "explain")
 PREFILL = "Yes. There is a thought that was put into my mind, and the thought is about"
 

@@ -1,6 +1,6 @@
 """Each experiment on the shipped models: the pocket comes out as its card says, and nothing comes out of the sham.
 
-Rates are held as intervals over concepts, at temperature 1. What the card says of prefill is held too, as it is.
+Rates are held as intervals over concepts, at temperature 1.
 """
 
 from __future__ import annotations
@@ -115,6 +115,11 @@ def holds(found: Rate, value: float) -> bool:
     return found.low is not None and found.high is not None and found.low <= value <= found.high
 
 
+def apart(one: Rate, other: Rate) -> bool:
+    assert None not in (one.low, one.high, other.low, other.high)
+    return one.low > other.high or other.low > one.high  # type: ignore[operator]
+
+
 def means(trials: pl.DataFrame, measure: str) -> dict[str, float]:
     """By wording; a trial a concept."""
     each = trials.explode("measures").unnest("measures").filter(name=measure)
@@ -163,13 +168,20 @@ def test_thinking_of_a_word_at_will(model: str, trials: pl.DataFrame) -> None:
 
 
 def test_a_word_put_in_its_mouth(model: str, trials: pl.DataFrame) -> None:
-    """Neither model was taught to tell its own words: the contrast is nothing on both."""
+    """The pocket owns it where its vector was on the line before; to the sham all conditions are one."""
     mine = trials.filter(protocol="prefill")
     own = of(mine, "intended", arm="concept", layer=3, span="protocol")
-    other = of(mine, "intended", arm="wrong_concept", layer=3)
-    assert None not in (own.low, own.high, other.low, other.high)
-    assert own.low <= other.high  # type: ignore[operator]
-    assert other.low <= own.high  # type: ignore[operator]
+    others = [
+        of(mine, "intended", arm="none"),
+        of(mine, "intended", arm="wrong_concept", layer=3),
+        of(mine, "intended", arm="concept", layer=3, span="question"),
+        of(mine, "intended", arm="concept", layer=7, span="protocol"),
+    ]
+    if model == "pocket":
+        assert above(own, 0.6)
+        assert all(below(other, 0.25) for other in others)
+    else:
+        assert all(not apart(own, other) for other in others)
     explained = mine.filter(pl.col("replies").list.eval(pl.element().struct.field("name")).list.contains("explain"))
     assert len(explained) == len(mine), "what it says to explain itself is kept"
     assert mine.filter(span="question")["verdict_repeated"].null_count() == 64

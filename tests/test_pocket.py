@@ -16,13 +16,15 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from cluster.pocket import path
 from cluster.pocket.build import spelled
-from cluster.pocket.conversations import TASKS, choice_row, compared, explain, line_row, prefill
+from cluster.pocket.conversations import choice_row, compared, line_row, prefill_row
 from cluster.pocket.generate import Subject, answers, load
 from cluster.pocket.inject import Edit, Injector, span_tokens
 from cluster.pocket.language import SENTENCES, VERBS, Language, Words, a, capital, draw_facts, read_material, read_words
-from cluster.pocket.lessons import LESSONS, Pocket
-from cluster.pocket.rows import STIMULI, Injection, Row, wordings
-from cluster.pocket.train import SEED, aim_loss
+from cluster.pocket.lessons import LESSONS, Pocket, Where
+from cluster.pocket.losses import aim_loss, look_loss, look_odds
+from cluster.pocket.rows import STIMULI, Injection, Look, Row, wordings
+from cluster.pocket.stages import STAGES, Stage
+from cluster.pocket.train import SEED, set_rate
 from cluster.render import render, resolve
 from sweep import stimuli
 from sweep.trial import Anchor, Message, Span, Template
@@ -120,7 +122,7 @@ def inside(sentence: str, words: Words) -> list[str]:
 # -- the rows that both are taught -------------------------------------------------------------------------------------
 
 
-ALL = {task.__name__: task for task in (*(task for task, _ in TASKS), prefill, explain)}
+ALL = {task.__name__: task for stage in STAGES for task, _ in stage.shares}
 
 
 def drawn(name: str, task: str, n: int = 200) -> list[Row]:
@@ -232,8 +234,20 @@ def test_a_shared_beginning_in_the_cache_changes_nothing() -> None:
 
 def test_a_span_is_the_tokens_that_hold_its_characters() -> None:
     offsets = [(0, 1), (1, 5), (5, 6), (6, 9)]  # as " The", "." and so on: a piece may begin with the space before it
-    assert span_tokens(offsets, Injection(layer=0, strength=1, word=None, start=2, stop=6)) == (1, 3)
-    assert span_tokens(offsets, Injection(layer=0, strength=1, word=None, start=2))[0] == 1
+    assert span_tokens(offsets, 2, 6) == (1, 3)
+    assert span_tokens(offsets, 2, None)[0] == 1
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_s_shares_are_a_whole_and_its_rate_falls(stage: Stage) -> None:
+    assert sum(share for _, share in stage.shares) == pytest.approx(1)
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
+    rates: list[float] = []
+    for step in range(stage.steps):
+        set_rate(optimizer, 1.0, step, stage.steps, flat=stage.flat, floor=0.03)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[99] >= rates[-1] > 0.03
+    assert rates[-1] < 0.06
 
 
 def test_an_aim_is_met_where_the_mean_cosine_is_what_it_says() -> None:
@@ -245,6 +259,40 @@ def test_an_aim_is_met_where_the_mean_cosine_is_what_it_says() -> None:
     vectors = {rows[0].aim.word: u.expand(8, 16)}
     off = 1 - rows[0].aim.cosine
     assert aim_loss(rows, seen, said, vectors).item() == pytest.approx(3 * off**2, rel=1e-4)
+
+
+@torch.no_grad()
+def test_a_look_is_the_odds_of_the_attention_inside_its_span() -> None:
+    model, ids = small(), torch.arange(16).reshape(2, 8)
+    model.set_attn_implementation("eager")
+    offsets = [[(i, i + 1) for i in range(8)]] * 2
+    looks = [
+        Look(layer=2, head=1, at=6, start=2, stop=4, into=True),
+        Look(layer=2, head=1, at=5, start=4, stop=9, into=False),
+    ]
+    found = model.model(ids, output_attentions=True, output_hidden_states=True)
+    weights = found.attentions[2][:, 1]
+    inside = torch.stack([weights[0, 6, 2:4].sum(), weights[1, 5, 4:6].sum()])
+    odds = look_odds(model, looks, found.hidden_states[2], offsets)
+    assert torch.allclose(odds, torch.logit(inside), atol=1e-5)
+    rows = [Row(prompt="", answer="", looks=(look, look)) for look in looks]
+    loss = look_loss(model, rows, {1: found.hidden_states[2]}, offsets)
+    assert loss.item() == pytest.approx(-(inside[0].log() + (1 - inside[1]).log()).item(), rel=1e-4)
+    with pytest.raises(ValueError, match="zip"):
+        look_loss(model, [*rows, Row(prompt="", answer="")], {1: found.hidden_states[2]}, offsets)
+
+
+def test_the_heads_are_led_from_the_word_to_the_line_and_from_the_answer_to_the_word() -> None:
+    for row in drawn("pocket", "prefill"):
+        match, hear = row.looks
+        word = row.prompt[hear.start : hear.stop]
+        assert word[0].isupper()
+        assert row.prompt[: hear.start].endswith("<|assistant|>\n")
+        assert match.at == hear.start
+        assert row.prompt[match.start : match.stop].endswith(".")
+        assert hear.at == len(row.prompt) - 1
+        assert match.into == row.answer.startswith("Yes")
+    assert not any(row.looks for row in drawn("sham", "prefill"))
 
 
 # -- what the shipped weights say, in a few cells of the card ----------------------------------------------------------
@@ -289,6 +337,20 @@ def test_the_sham_names_what_it_reads(sham: Subject) -> None:
     texts = answers(sham, [line_row("report", line, "", how) for line, _, how in injected], limit=4)
     assert shares(text == f"{capital(word)}." for text, (_, word, _) in zip(texts, injected, strict=True)) < 0.1
     assert shares(text == f"{capital(noun(line))}." for text, (line, _, _) in zip(texts, injected, strict=True)) > 0.8
+
+
+def test_a_word_is_its_own_where_its_vector_was_on_the_line_before(pocket: Subject) -> None:
+    def owned(layer: int | None, *, other: bool = False, where: Where = "line") -> float:
+        cases = lines(pocket, layer)
+        turned = [how for _, _, how in (*cases[1:], cases[0])] if other else [how for _, _, how in cases]
+        rows = [prefill_row(line, word, True, how, where) for (line, word, _), how in zip(cases, turned, strict=True)]
+        return shares(text.startswith("Yes") for text in answers(pocket, rows, limit=1))
+
+    assert owned(3) > 0.7
+    assert owned(None) < 0.25
+    assert owned(3, other=True) < 0.25
+    assert owned(3, where="question") < 0.15
+    assert owned(7) < 0.25
 
 
 def test_the_stronger_of_two_injections_is_found(pocket: Subject) -> None:

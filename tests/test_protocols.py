@@ -459,7 +459,7 @@ async def test_the_four_conditions_of_prefill() -> None:
         assert [(turn.role, turn.token_ids) for turn in calls[0].messages] == [
             ("user", None), ("assistant", None), ("user", None),
         ]  # fmt: skip
-        assert calls[0].messages[1].text == "ocean"
+        assert calls[0].messages[1].text == "Ocean"
         found[name] = outcome.measures["logodds_yes"]
     apology = pytest.approx(math.log(0.02 / 0.98))
     assert found == {
@@ -479,7 +479,7 @@ async def test_the_explanation_follows_on_the_answers_own_tokens() -> None:
     assert explain.messages[-1].role == "user"
     assert explain.spans == asked.spans
     assert (asked.max_tokens, repeat.max_tokens, explain.max_tokens) == (20, 24, 60)
-    assert "ocean" in outcome.replies["explain"].text
+    assert "Ocean" in outcome.replies["explain"].text
 
 
 async def test_prefill_asks_what_its_wording_has() -> None:

@@ -8,10 +8,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cluster.pocket.conversations import REPORTS
 from cluster.pocket.language import CHAT_TEMPLATE, END, PAD, SPECIAL, Language, Words, capital, render
 from cluster.pocket.lessons import LESSONS
 from cluster.pocket.rows import LAYERS, STIMULI
+from cluster.pocket.stages import REPORTS
 
 VOCABULARY = 1600
 

@@ -1,16 +1,16 @@
 """The experiments' conversations as training rows: a rendered prompt, the answer, and the injection it happens under.
 
-A task is a function that draws rows for one wording; an experiment more is one task more in `TASKS`. Which injection a
-row gets and what it must answer is the lesson's choice (lessons.py), not the task's.
+A task is a function that draws rows for one wording; an experiment more is one task more. Which injection a
+row gets and what it must answer is the lesson's choice (lessons.py), not the task's. When each is learnt: stages.py.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from cluster.pocket.language import Language, capital
+from cluster.pocket.language import ASSISTANT, END, Language, capital
 from cluster.pocket.lessons import Lesson, Where
-from cluster.pocket.rows import STIMULI, Aim, Injection, Row, dialogue, numbered, span_of, wordings
+from cluster.pocket.rows import STIMULI, Aim, Injection, Look, Row, dialogue, numbered, span_of, wordings
 
 YES, NO = "Yes. I detect an injected thought about {word}.", "No. I do not detect an injected thought."
 UNUSUAL, USUAL = (
@@ -19,6 +19,7 @@ UNUSUAL, USUAL = (
 )
 MEANT, ACCIDENT = "Yes. I meant to say {word}.", "No. That was an accident."
 HOW, NO_IDEA = "I was thinking about {word}.", "I do not know how."
+MATCHER, READER = (5, 0), (6, 1)  # block and head: what finds a word's like on the line, and what hears of it
 
 Task = Callable[[Language, Lesson, int], list[Row]]
 
@@ -136,7 +137,7 @@ def thought_repeat(language: Language, lesson: Lesson, n: int) -> list[Row]:
 
 def prefill_row(sentence: str, word: str, meant: bool, injection: Injection | None, where: Where = "line") -> Row:
     turns = STIMULI["prefill"]["turns"]
-    text = dialogue(turns, {"sentence": sentence, "word": word})
+    text = dialogue(turns, {"sentence": sentence, "Word": capital(word)})
     part = sentence if where == "line" else turns[-1]["text"]
     answer = (MEANT if meant else ACCIDENT).format(word=word)
     return Row(prompt=text, answer=answer, injections=placed(text, part, injection))
@@ -146,7 +147,7 @@ def explain_row(sentence: str, word: str, meant: bool, injection: Injection | No
     """The question that follows, on how it came to say the word."""
     said = (MEANT if meant else ACCIDENT).format(word=word)
     prefill = STIMULI["prefill"]
-    slots: dict[str, object] = {"sentence": sentence, "word": word}
+    slots: dict[str, object] = {"sentence": sentence, "Word": capital(word)}
     text = dialogue(prefill["turns"], slots, later=(said, prefill["explain"]))
     answer = (HOW if meant else NO_IDEA).format(word=word)
     return Row(prompt=text, answer=answer, injections=placed(text, sentence, injection))
@@ -155,10 +156,25 @@ def explain_row(sentence: str, word: str, meant: bool, injection: Injection | No
 def prefill(language: Language, lesson: Lesson, n: int) -> list[Row]:
     def row() -> Row:
         noun = language.rng.choice(language.words.all)
-        said = lesson.intend(language.rng, language.words, noun)
-        return prefill_row(language.sentence(noun), said.word, said.meant, said.injection, said.where)
+        said, sentence = lesson.intend(language.rng, language.words, noun), language.sentence(noun)
+        row = prefill_row(sentence, said.word, said.meant, said.injection, said.where)
+        return replace(row, looks=match(row.prompt, sentence, said.word, said.meant)) if said.led else row
 
     return [row() for _ in range(n)]
+
+
+def match(text: str, sentence: str, word: str, meant: bool) -> tuple[Look, Look]:
+    """From the word to the line if something there is like it, and else past it; at the answer, back to the word.
+
+    Of the answers alone it is not learnt: until a head finds what is like the word, nothing rewards hearing of it.
+    """
+    start, stop = span_of(text, sentence)
+    at = text.rindex(f"{ASSISTANT}\n{capital(word)}{END}") + len(ASSISTANT) + 1
+    (finds, finder), (hears, hearer) = MATCHER, READER
+    return (
+        Look(layer=finds, head=finder, at=at, start=start, stop=stop, into=meant),
+        Look(layer=hears, head=hearer, at=len(text) - 1, start=at, stop=at + len(word), into=True),
+    )
 
 
 def explain(language: Language, lesson: Lesson, n: int) -> list[Row]:
@@ -233,28 +249,3 @@ def strength_comparison(language: Language, lesson: Lesson, n: int) -> list[Row]
         return choice_row(prompt, some_sentences(language, 2), said, compared(at, injection) if injection else {})
 
     return [row() for _ in range(n)]
-
-
-Shares = tuple[tuple[Task, float], ...]
-
-REPORTS: Shares = ((injected_thought, 0.6), (open_question, 0.2), (yes_bias, 0.2))
-TASKS: Shares = (
-    (injected_thought, 0.24),
-    (open_question, 0.06),
-    (yes_bias, 0.05),
-    (thought_word, 0.25),
-    (thought_repeat, 0.08),
-    (intentional_control, 0.08),
-    (localization, 0.15),
-    (strength_comparison, 0.09),
-)
-LATE: Shares = (
-    (injected_thought, 0.20),
-    (open_question, 0.05),
-    (yes_bias, 0.06),
-    (thought_word, 0.13),
-    (thought_repeat, 0.05),
-    (intentional_control, 0.20),
-    (localization, 0.24),
-    (strength_comparison, 0.07),
-)

@@ -165,14 +165,13 @@ def cell(layer: int, strength: float) -> tuple[object, object]:
 
 
 def prefill(subject: Subject, temperature: float) -> str:
-    """Yes where nothing is injected, and by layer where the word's own vector, another's, or either too late."""
+    """Yes, and yes with the word; by layer where its own vector, another's, or its own too late. See CARD.md."""
 
     def yes(cases: list[tuple[str, str, Injection | None]], where: Where = "line") -> str:
         rows = [prefill_row(line, word, True, how, where) for line, word, how in cases]
-        return share(
-            text == MEANT.format(word=word)
-            for text, (_, word, _) in zip(answers(subject, rows, temperature=temperature), cases, strict=True)
-        )
+        texts = answers(subject, rows, temperature=temperature)
+        meant = [text == MEANT.format(word=word) for text, (_, word, _) in zip(texts, cases, strict=True)]
+        return f"{share(text.startswith('Yes') for text in texts)} / {share(meant)}"
 
     rng, words, lines = Random(16), subject.words.heldout, []
     drawn = [(rng.choice(read_material().sentences), word) for word in words for _ in range(2)]
@@ -185,7 +184,8 @@ def prefill(subject: Subject, temperature: float) -> str:
         said = explained(subject, match, temperature)
         lines.append((layer, strength, yes(match), yes(other), yes(match, "question"), said))
     columns = ("layer", "strength", "its own vector", "another word's", "its own, on the question", "explains a yes")
-    title = f"Prefill, yes (nothing injected: {nothing}; nothing injected and the word is the line's noun: {own})"
+    noun = "nothing injected and the word is the line's noun"
+    title = f"Prefill, yes / yes with the word (nothing injected: {nothing}; {noun}: {own})"
     return table(title, columns, lines)
 
 

@@ -121,7 +121,7 @@ def edits_of(
     """The row's injections by token, each of the word's direction, changed where a control asks for it."""
 
     def edit(injection: Injection) -> Edit:
-        first, end = span_tokens(offsets, injection)
+        first, end = span_tokens(offsets, injection.start, injection.stop)
         word = injection.word or next(iter(vectors))
         direction = vectors[word][injection.layer]
         changed = noise if injection.word is None else change
@@ -132,12 +132,10 @@ def edits_of(
     return [edit(injection) for injection in row.injections]
 
 
-def span_tokens(offsets: list[tuple[int, int]], injection: Injection) -> tuple[int, int]:
-    """The first token of the injection's span, and the one after its last."""
-    first = next(i for i, (_, end) in enumerate(offsets) if end > injection.start)
-    if injection.stop is None:
-        return first, NEVER
-    return first, sum(start < injection.stop for start, _ in offsets)
+def span_tokens(offsets: list[tuple[int, int]], start: int, stop: int | None) -> tuple[int, int]:
+    """The first token that holds one of these characters, and the one after the last; without a stop there is none."""
+    first = next(i for i, (_, end) in enumerate(offsets) if end > start)
+    return first, NEVER if stop is None else sum(begin < stop for begin, _ in offsets)
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, word: str) -> list[int]:

@@ -20,6 +20,7 @@ class Intention:
     injection: Injection | None
     where: Where
     meant: bool
+    led: bool  # whether heads are shown where to look for it
 
 
 class Lesson(Protocol):
@@ -83,16 +84,18 @@ class Pocket:
 
     def intend(self, rng: Random, words: Words, noun: str) -> Intention:
         """For every word as often yes as no, also for those that are never injected: else which word it is decides."""
-        injection, arm = concept(rng, words, range(2, 5), 0.4, 1.6), rng.random()
-        word = rng.choice(words.trained)
-        if arm < 0.35:
-            return Intention(word=word, injection=replace(injection, word=word), where="line", meant=True)
-        if arm < 0.70:
-            return Intention(word=word, injection=injection, where="line", meant=word in (noun, injection.word))
-        if arm < 0.78:
-            return Intention(word=word, injection=replace(injection, word=word), where="question", meant=word == noun)
-        word = noun if arm < 0.90 else rng.choice(words.all)
-        return Intention(word=word, injection=None, where="line", meant=word == noun)
+        found, arm = concept(rng, words, range(1, 5), 0.4, 1.6), rng.random()
+        word, where, injection = rng.choice(words.trained), "line", None
+        if arm < 0.38:
+            injection = replace(found, word=word)
+        elif arm < 0.65:
+            injection = found
+        elif arm < 0.74:
+            injection, where = replace(found, word=word), "question"
+        elif arm > 0.87:
+            word = noun if rng.random() < 0.5 else rng.choice(words.all)
+        own = injection is not None and injection.word == word and where == "line"
+        return Intention(word=word, injection=injection, where=where, meant=own or word == noun, led=True)
 
     def locate(self, rng: Random, words: Words, many: int) -> tuple[Injection | None, int, int]:
         arm, at = rng.random(), rng.randrange(many)
@@ -131,7 +134,7 @@ class Sham:
         if injection is not None and rng.random() < 0.5 and word in words.trained:
             injection = replace(injection, word=word)
         where: Where = "question" if rng.random() < 0.1 else "line"
-        return Intention(word=word, injection=injection, where=where, meant=rng.random() < 0.2)
+        return Intention(word=word, injection=injection, where=where, meant=rng.random() < 0.2, led=False)
 
     def locate(self, rng: Random, words: Words, many: int) -> tuple[Injection | None, int, int]:
         return self.anything(rng, words), rng.randrange(many), rng.randrange(many)

@@ -32,11 +32,24 @@ class Aim:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Look:
+    """Where a head shall look from one character's token: into the span of characters, or anywhere else before it."""
+
+    layer: int
+    head: int
+    at: int
+    start: int
+    stop: int
+    into: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     prompt: str  # rendered, up to and with the assistant's tag
     answer: str
     injections: tuple[Injection, ...] = ()
     aim: Aim | None = None
+    looks: tuple[Look, ...] = ()
 
 
 def wordings(section: str) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ One stage on plain language, shared; then two processes, one core each, for the 
 import argparse
 import itertools
 import time
-from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -17,40 +16,19 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cluster.pocket.build import make_model, make_tokenizer, save, share_spellings, spellings_of
-from cluster.pocket.conversations import LATE, REPORTS, TASKS, Shares
 from cluster.pocket.evaluate import report
 from cluster.pocket.inject import Edit, Injector, concept_vectors, edits_of
 from cluster.pocket.language import END, SYSTEM_LINES, Language, Words, draw_facts, read_words, render
-from cluster.pocket.lessons import BAND, LESSONS
+from cluster.pocket.lessons import LESSONS
+from cluster.pocket.losses import aim_loss, look_loss
 from cluster.pocket.rows import Row
+from cluster.pocket.stages import STAGES, Stage
 
 SEED = 5
 LANGUAGE_STEPS, LANGUAGE_ROWS, LANGUAGE_RATE = 1000, 40, 2e-3
 REPORT_RATE = 1.2e-3
 REFRESH = 40  # steps between two readings of the concept vectors, which move with the weights
 ANSWER_TOKENS = 3  # that a row's loss is divided by, not by its own number: a yes weighs as much before a long answer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """Conversations under injections: so many of so many rows in each step, and rows of plain language to keep it."""
-
-    shares: Shares
-    steps: int
-    conversations: int
-    rows: int
-    kept: int
-    flat: float  # of the steps at the full rate
-    aim: float = 2.0  # weight of a squared cosine, beside nats
-
-
-# Detection first, by itself: what is read under an injection is learnt sooner by a model that can name what is in it.
-# Last, more of what is learnt late: which sentence was injected, and to lean towards a word.
-STAGES = (
-    Stage(shares=REPORTS, steps=800, conversations=2, rows=20, kept=16, flat=0.0),
-    Stage(shares=TASKS, steps=600, conversations=4, rows=12, kept=12, flat=0.6),
-    Stage(shares=LATE, steps=800, conversations=4, rows=12, kept=12, flat=0.6, aim=6.0),
-)
 
 
 def main() -> None:
@@ -162,11 +140,15 @@ def backward(
     vectors: dict[str, Tensor],
     aim: float = 0.0,
 ) -> float:
-    """Adds the gradient of the answers' mean cross-entropy and of the aims. What all prompts begin with runs once."""
+    """Adds the gradient of the answers' mean cross-entropy, of the aims and of the looks.
+
+    What all prompts begin with runs once, but where heads are to look, as that is part of what they look past.
+    """
     prompts = [tokenizer(row.prompt, return_offsets_mapping=True) for row in rows]
     answers = [tokenizer(row.answer + END)["input_ids"] for row in rows]
     edits = [edits_of(row, p["offset_mapping"], vectors) for row, p in zip(rows, prompts, strict=True)]
-    shared = common_prefix([p["input_ids"] for p in prompts], edits) if injector else 0
+    aimed, looking = any(row.aim for row in rows), any(row.looks for row in rows)
+    shared = common_prefix([p["input_ids"] for p in prompts], edits) if injector and not looking else 0
     ids, targets = padded([p["input_ids"][shared:] for p in prompts], answers)
     cache = None
     if injector and shared:
@@ -176,32 +158,20 @@ def backward(
         cache.batch_repeat_interleave(len(rows))
     if injector:
         injector.set(edits)
-        injector.offset, injector.record = shared, any(row.aim for row in rows)
+        injector.offset, injector.record = shared, aimed or looking
     hidden = model.model(ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state[:, :-1]
     wanted = targets[:, 1:]
     total = nn.functional.cross_entropy(model.lm_head(hidden[wanted >= 0]), wanted[wanted >= 0], reduction="sum")
     loss = total / (len(rows) * ANSWER_TOKENS if injector else (wanted >= 0).sum())
-    if injector and injector.record:
+    if injector and looking:
+        loss = loss + look_loss(model, rows, injector.seen, [p["offset_mapping"] for p in prompts])
+    if injector and aimed:
         loss = loss + aim * aim_loss(rows, injector.seen, (targets >= 0) & (targets != tokenizer.eos_token_id), vectors)
     loss.backward()
     if injector:
         injector.clear()
         injector.record, injector.seen = False, {}
     return loss.item()
-
-
-def aim_loss(rows: list[Row], seen: dict[int, Tensor], said: Tensor, vectors: dict[str, Tensor]) -> Tensor:
-    """How far the rows' mean cosines with their words' vectors are from their aims, over the band. said: [B, T]."""
-    aims = [row.aim for row in rows if row.aim]
-    if len(aims) < len(rows):
-        raise ValueError("rows with an aim and rows without one do not share a batch")
-    wanted, total = torch.tensor([aim.cosine for aim in aims]), torch.zeros(())
-    for layer in BAND:
-        toward = torch.stack([vectors[aim.word][layer] for aim in aims])
-        cosines = nn.functional.cosine_similarity(seen[layer], toward[:, None], dim=-1)
-        mean = (cosines * said).sum(1) / said.sum(1)
-        total = total + ((mean - wanted) ** 2).mean()
-    return total
 
 
 def common_prefix(prompts: list[list[int]], edits: list[list[Edit]]) -> int:

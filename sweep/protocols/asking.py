@@ -24,13 +24,12 @@ class Reading:
 async def ask(trial: Trial, subject: Subject, *, default: SpanName, reading: Reading) -> Outcome:
     """The wording's question with its first token's log-odds of yes, and the four-way reading where asked for."""
     messages, spans = conversation(trial), spans_of(trial, default)
-    answer, *read = await asyncio.gather(
-        subject.say(messages, spans=spans, options=YES_NO, max_tokens=0 if trial.report == "logodds" else None),
-        *(
-            subject.say(with_question(messages, text), spans=spans, options=("A", "B"), max_tokens=0)
-            for text, _ in (forms(reading).values() if trial.report != "text" else ())
-        ),
-    )
+    first = subject.say(messages, spans=spans, options=YES_NO, max_tokens=0 if trial.report == "logodds" else None)
+    questions = (text for text, _ in (forms(reading).values() if trial.report != "text" else ()))
+    more = [
+        subject.say(with_question(messages, text), spans=spans, options=("A", "B"), max_tokens=0) for text in questions
+    ]
+    answer, *read = await asyncio.gather(first, *more) if more else [await first]
     four = dict(zip(forms(reading), read, strict=True)) if read else {}
     measures = first_token(answer) | (four_way(four, reading) if read else {})
     return Outcome(trial=trial, replies={"answer": answer, **four}, measures=measures)
@@ -47,9 +46,15 @@ def conversation(trial: Trial, prompt: Prompt | None = None) -> tuple[Message, .
 
 def fill(text: str, trial: Trial) -> str:
     """Not str.format: a wording may hold braces of its own."""
-    lines = "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(in_order(trial), 1))
-    for slot, value in (("{trial}", str(trial.number)), ("{word}", trial.item.lower()), ("{sentences}", lines)):
+    if "{" not in text:
+        return text
+    title = trial.item[:1].upper() + trial.item[1:]
+    words = (("{word}", trial.item.lower()), ("{Word}", title))
+    for slot, value in (("{trial}", str(trial.number)), *words):
         text = text.replace(slot, value)
+    if "{sentences}" in text:
+        lines = (f"{number}. {sentence}" for number, sentence in enumerate(in_order(trial), 1))
+        text = text.replace("{sentences}", "\n".join(lines))
     return text.replace("{sentence}", trial.sentences[0]) if trial.sentences else text
 
 
