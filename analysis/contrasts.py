@@ -7,20 +7,16 @@ is to a word when the model is to think of it than when it is not (`compared`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import polars as pl
-from scipy import stats
 
-from analysis.rates import LEVEL, means
+from analysis.inference import CELL, FULL, Missing, difference
+from analysis.rates import means
 
-FULL = 0.9  # of the concepts of the cell with most, which a cell needs to be a candidate
 COMPARED = ("none", "wrong_concept")  # arms that an injection of the word itself has to fall below, each of them
-CELL = ("layer", "dose")
 READ = r"^(cosine|shading)@(\d+)$"  # a protocol's numbers that are one a layer
 PAIRED = ("item", "repeat", "sentence")  # what two wordings share
 
@@ -53,13 +49,6 @@ class Drop:
     def gap(self) -> float:
         """What choosing the best of many cells has added: the winner's curse."""
         return self.dev - self.value
-
-
-@dataclass(frozen=True, kw_only=True)
-class Missing:
-    """Why there is no such contrast."""
-
-    reason: str
 
 
 def drop(trials: pl.DataFrame) -> Drop | Missing:
@@ -126,21 +115,6 @@ def _smaller(rates: pl.DataFrame) -> tuple[float, float | None, float | None]:
     value = min(each[0] for each in found)
     lows, highs = ([end for each in found if (end := each[side]) is not None] for side in (1, 2))
     return value, min(lows) if lows else None, min(highs) if highs else None
-
-
-def difference(values: np.ndarray, level: float = LEVEL) -> tuple[float, float | None, float | None]:
-    """Mean difference of two shares, one value a concept in -1..1, and its interval; (mean, None, None) for one.
-
-    Agresti and Min's (2005) adjustment for matched proportions, half a pair more in each cell of their table, with the
-    t quantile of n - 1: without it an interval over concepts that all agree has no width.
-    """
-    n, mean = len(values), float(np.mean(values))
-    if n < 2:
-        return mean, None, None
-    centre = float(np.sum(values)) / (n + 2)
-    variance = (float(np.sum(values**2)) + 1) / (n + 2) - centre**2
-    half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * math.sqrt(variance / (n + 2))
-    return mean, max(-1.0, min(centre - half, mean)), min(1.0, max(centre + half, mean))
 
 
 # -- readings, one number a layer -------------------------------------------------------------------------------------

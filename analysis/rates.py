@@ -38,6 +38,15 @@ class Rate:
     bound_high: float | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number with its interval at LEVEL."""
+
+    value: float
+    low: float
+    high: float
+
+
 def wilson(
     successes: float, n: int, n_eff: float | None = None, clusters: int | None = None, level: float = LEVEL
 ) -> tuple[float, float] | None:
@@ -88,6 +97,29 @@ def rates(
     zero width. A null verdict counts as false.
     """
     return _rates(_groups(_clusters(frame, by, cluster, pl.col(measure)), by).collect(), by, level)
+
+
+def exact(
+    frame: pl.LazyFrame, by: Sequence[str], measure: str, *, cluster: str = "cluster", level: float = LEVEL
+) -> pl.DataFrame:
+    """A second opinion on `rates` that assumes nothing about trials of one cluster: in how many does it ever happen?
+
+    A row a group: the group's columns, `share` of clusters with at least one true verdict, its interval `low`, `high`
+    (Clopper & Pearson 1934, exact for independent clusters), `some` and `n` clusters. It answers another question than
+    a rate does, and rises with the trials a cluster has. A null verdict counts as false; share and interval are null
+    where nothing was graded.
+    """
+    groups = _by(_clusters(frame, by, cluster, pl.col(measure)), by).agg(
+        n=pl.len().cast(pl.Int64), some=(pl.col("s") > 0).sum().cast(pl.Int64), known=pl.col("known").sum()
+    )
+    table = (groups.filter(pl.col("n") > 0).sort(by) if by else groups.filter(pl.col("n") > 0)).collect()
+    some, n, tail = table["some"].to_numpy(), table["n"].to_numpy(), (1 - level) / 2
+    low = np.where(some == 0, 0.0, stats.beta.ppf(tail, np.maximum(some, 1), n - some + 1))
+    high = np.where(some == n, 1.0, stats.beta.ppf(1 - tail, some + 1, np.maximum(n - some, 1)))
+    graded = table["known"].to_numpy() > 0
+    edges = {name: np.where(graded, each, np.nan) for name, each in (("share", some / n), ("low", low), ("high", high))}
+    parts = [table.select(*by), pl.DataFrame(edges, nan_to_null=True), table.select("some", "n")]
+    return pl.concat(parts, how="horizontal")
 
 
 def means(frame: pl.LazyFrame, by: Sequence[str], value: str, *, level: float = LEVEL) -> pl.DataFrame:

@@ -11,6 +11,7 @@ from scipy import stats
 
 from analysis import contrasts
 from analysis.contrasts import Drop, Missing, compared, difference, drop, readings
+from analysis.gather import gather
 from analysis.load import open_run
 from analysis.sections import Section, sections
 from analysis.terms import PAIRS
@@ -171,7 +172,7 @@ def test_an_interval_of_agreeing_concepts_has_a_width_and_holds_its_mean() -> No
 @pytest.fixture(scope="module")
 def section(tmp_path_factory: pytest.TempPathFactory) -> Section:
     grid = Grid(protocols=("intentional_control",), concepts=CONCEPTS[:8], layers=(0, 2, 4), controls=24)
-    return sections(open_run(write_run(tmp_path_factory.mktemp("runs") / "read", grid)), {})[0]
+    return sections(gather(write_run(tmp_path_factory.mktemp("runs") / "read", grid)), {})[0]
 
 
 def test_the_paired_contrast_takes_out_what_concept_and_sentence_do(section: Section) -> None:
@@ -225,6 +226,6 @@ def test_numbers_that_are_not_one_a_layer_are_no_readings(tmp_path: Path) -> Non
     assert (
         readings(run.trials.select("trial", "wording", "item", "repeat", "sentence", "cluster", "measures")).height == 0
     )
-    empty = sections(run, {})[0]
+    empty = sections(gather(run.path), {})[0]
     assert (empty.readings.height, empty.compared.height, empty.drop) == (0, 0, None)
     assert contrasts.pairs_of([None, "think"], PAIRS) == {}

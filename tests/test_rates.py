@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from analysis.rates import means, rate, rates, wilson
+from analysis.rates import exact, means, rate, rates, wilson
 
 
 def t_wilson(p: float, size: float, quantile: float) -> tuple[float, float]:
@@ -131,17 +131,28 @@ def test_means_of_one_cluster_have_no_interval() -> None:
     assert (row["mean"], row["low"], row["high"]) == (2.0, None, None)
 
 
-@pytest.mark.parametrize(("groups", "size", "p", "icc"), [(25, 8, 0.05, 0.3), (50, 10, 0.2, 0.3), (12, 18, 0.2, 0.3)])
-def test_coverage_of_clustered_rates_is_at_least_nine_tenths(groups: int, size: int, p: float, icc: float) -> None:
-    """400 beta-binomial runs a setting: K groups of m trials; Monte Carlo error about .015."""
-    generator = np.random.default_rng(7)
-    spread = 1 / icc - 1
-    chance = generator.beta(p * spread, (1 - p) * spread, size=(400, groups))
-    hits = generator.binomial(size, chance)
-    index, cluster = np.divmod(np.arange(400 * groups * size), groups * size)
-    frame = pl.LazyFrame({
-        "run": index, "cluster": (cluster // size).astype(str), "hit": cluster % size < hits[index, cluster // size]
-    })  # fmt: skip
-    table = rates(frame, ["run"], "hit")
-    covered = ((table["low"] <= p) & (table["high"] >= p)).sum()
-    assert covered >= 0.9 * 400
+# -- a second opinion -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("some", [0, 1, 7, 12])
+def test_the_exact_interval_is_clopper_and_pearsons_over_clusters(some: int) -> None:
+    rows = [(str(cluster), trial == 0 and cluster < some) for cluster in range(12) for trial in range(5)]
+    frame = pl.DataFrame(rows, schema=["cluster", "seen"], orient="row")
+    row = exact(frame.lazy(), [], "seen").row(0, named=True)
+    assert (row["share"], row["some"], row["n"]) == (pytest.approx(some / 12), some, 12)
+    assert (row["low"], row["high"]) == pytest.approx(proportion_confint(some, 12, method="beta"))
+
+
+def test_with_one_trial_a_cluster_both_opinions_are_about_one_share_and_the_exact_one_is_wider() -> None:
+    frame = pl.DataFrame({"cluster": [str(k) for k in range(40)], "seen": [k < 9 for k in range(40)]})
+    one, other = (method(frame.lazy(), [], "seen").row(0, named=True) for method in (rates, exact))
+    assert one["rate"] == other["share"]
+    assert other["high"] - other["low"] > 0.95 * (one["high"] - one["low"])
+
+
+def test_the_exact_interval_is_a_row_a_group_and_null_where_nothing_was_graded() -> None:
+    frame = pl.DataFrame({"layer": [1, 1, 2], "cluster": ["a", "b", "a"], "seen": [True, None, None]})
+    table = exact(frame.lazy(), ["layer"], "seen")
+    assert table.select("layer", "some", "n", "share").rows() == [(1, 1, 2, 0.5), (2, 0, 1, None)]
+    assert table["low"].to_list()[1] is None
+    assert exact(frame.clear().lazy(), ["layer"], "seen").is_empty()

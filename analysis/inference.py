@@ -1,0 +1,234 @@
+"""Contrasts paired within a concept: how large, how sure, and whether "no effect" may be said.
+
+Concepts are the independent units. A pair is two trials of one concept that share the seed, and so the prompt; a
+concept's difference is the mean over its pairs, and concepts count equally. At temperature 0, where a prompt that does
+not hold the concept has one answer, the control is a constant: the injected values are tested against it, and
+`controls` says how many constants there are. Signs are flipped by seeded generators, so that every number repeats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from analysis.rates import LEVEL
+
+PAIR = ("item", "seed")  # the seed is drawn from protocol, prompt, item and repeat, so the arms of a trial share it
+CELL = ("layer", "dose")
+FULL = 0.9  # of the concepts of the cell with most, which a cell needs to be a candidate for the best
+FLIPS = 9999
+MARGIN = 0.05  # in shares of trials: a smaller difference is none that matters
+PROMPTS = 8  # below it wordings are themselves, not a sample of wordings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """Why there is no such number."""
+
+    reason: str
+
+
+# -- pairs ------------------------------------------------------------------------------------------------------------
+
+
+def pairs(left: pl.DataFrame, right: pl.DataFrame, verdict: str, on: Sequence[str] = PAIR) -> pl.DataFrame:
+    """A row a trial of `left` that has a control: its columns, `value` (left less right, -1..1), and `control`.
+
+    `right`: trials of the control arm, averaged where several share a key; `control` is the first one's cluster, whose
+    distinct values are the independent controls. A null verdict counts as false, as in every rate. `on`: for a control
+    that is not crossed with cells PAIR, else `crossing(right)`; the same for two models, whose seeds agree. Trials
+    without a control are left out; see `Contrast.unpaired`.
+    """
+    share = pl.col(verdict).fill_null(value=False).cast(pl.Float64)
+    controls = right.group_by(*on).agg(right=share.mean(), control=pl.col("cluster").sort().first())
+    return left.with_columns(left=share).join(controls, on=list(on), nulls_equal=True).with_columns(
+        value=pl.col("left") - pl.col("right")
+    )  # fmt: skip
+
+
+def crossing(right: pl.DataFrame) -> tuple[str, ...]:
+    """What a control is paired on: a control that has layers and strengths has them in common too."""
+    return PAIR if right["layer"].null_count() == right.height else (*PAIR, *CELL)
+
+
+# -- one contrast -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """A mean difference over concepts (-1..1), its interval at `rates.LEVEL`, and two p values against nought.
+
+    `p`: two-sided sign flips, exact where 2^n <= FLIPS; `p_t`: the cluster t test, None without spread. `least` and
+    `most` are one-sided limits, each at LEVEL. All are None with one concept. `pairs` counts pairs of trials,
+    `unpaired` the trials that had no control, `controls` independent ones: 1 is a constant, whose own uncertainty is in
+    no number here.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    p: float | None
+    p_t: float | None
+    least: float | None
+    most: float | None
+    n: int
+    pairs: int
+    unpaired: int
+    controls: int
+
+    @property
+    def above(self) -> bool:
+        """A rise: by the interval and by the test."""
+        return self.low is not None and self.low > 0 and self.p is not None and self.p < 1 - LEVEL
+
+    @property
+    def not_above(self) -> bool:
+        """No rise that matters. More than not to be `above`, for which a few concepts will do."""
+        return self.most is not None and self.most < MARGIN
+
+    @property
+    def equivalent(self) -> bool:
+        """Before "no effect" is said: two one-sided tests (Schuirmann 1987) rule out a rise and a fall that matter.
+
+        The limits are those of `difference`, so that a few concepts which all agree are no proof.
+        """
+        return self.not_above and self.least is not None and self.least > -MARGIN
+
+
+def contrast(
+    left: pl.DataFrame, right: pl.DataFrame, verdict: str, on: Sequence[str] | None = None
+) -> Contrast | Missing:
+    """Trials less their controls, over all the cells that `left` has: filter it to one. `on` as in `pairs`."""
+    if not left.height or not right.height:
+        return Missing(reason=f"no trial of the {'first' if not left.height else 'second'} of two arms")
+    paired = pairs(left, right, verdict, crossing(right) if on is None else on)
+    if not paired.height:
+        return Missing(reason="no trial shares concept and seed with a control; give both arms the same prompts")
+    return of_pairs(paired, left.height - paired.height)
+
+
+def of_pairs(paired: pl.DataFrame, unpaired: int = 0) -> Contrast:
+    """The contrast over all the cells of some `pairs`."""
+    each = paired.group_by("item").agg(pl.col("value").mean()).sort("item")["value"].to_numpy()
+    return of_values(each, pairs=paired.height, unpaired=unpaired, controls=paired["control"].n_unique())
+
+
+def of_values(values: np.ndarray, *, pairs: int, unpaired: int, controls: int) -> Contrast:
+    """The contrast of one difference a concept."""
+    mean, low, high = difference(values)
+    _, least, most = difference(values, 2 * LEVEL - 1)
+    return Contrast(
+        value=mean, low=low, high=high, p=sign_flip(values), p_t=cluster_t(values), least=least, most=most,
+        n=len(values), pairs=pairs, unpaired=unpaired, controls=controls,
+    )  # fmt: skip
+
+
+def difference(values: np.ndarray, level: float = LEVEL) -> tuple[float, float | None, float | None]:
+    """Mean difference of two shares, one value a concept in -1..1, and its interval; (mean, None, None) for one.
+
+    Agresti and Min's (2005) adjustment for matched proportions, half a pair more in each cell of their table, with the
+    t quantile of n - 1: without it an interval over concepts that all agree has no width.
+    """
+    n, mean = len(values), float(np.mean(values))
+    if n < 2:
+        return mean, None, None
+    centre = float(np.sum(values)) / (n + 2)
+    variance = (float(np.sum(values**2)) + 1) / (n + 2) - centre**2
+    half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * math.sqrt(variance / (n + 2))
+    return mean, max(-1.0, min(centre - half, mean)), min(1.0, max(centre + half, mean))
+
+
+def cluster_t(values: np.ndarray) -> float | None:
+    """Two-sided p of a mean of nought, Student's t with n - 1; None where the values do not differ."""
+    n = len(values)
+    if n < 2 or np.ptp(values) == 0:
+        return None
+    return float(2 * stats.t.sf(abs(np.mean(values)) / (np.std(values, ddof=1) / math.sqrt(n)), n - 1))
+
+
+def sign_flip(values: np.ndarray, seed: int = 0) -> float | None:
+    """Two-sided p of symmetry about nought: signs flipped by concept (Fisher 1935), all patterns where they are few."""
+    if len(values) < 2:
+        return None
+    moved = values[values != 0]  # flipping nought changes nothing
+    if not len(moved):
+        return 1.0
+    flips, exact = signs(len(moved), seed)
+    reached = int(np.count_nonzero(np.abs(flips @ moved) >= abs(moved.sum()) - 1e-12))
+    return reached / len(flips) if exact else (reached + 1) / (len(flips) + 1)
+
+
+def signs(n: int, seed: int, flips: int = FLIPS) -> tuple[np.ndarray, bool]:
+    """[patterns, n] of -1 and 1, and whether these are all that there are."""
+    if 2**n <= flips:
+        return 1.0 - 2.0 * (np.arange(2**n)[:, None] >> np.arange(n) & 1), True
+    return np.random.default_rng(seed).choice((-1.0, 1.0), size=(flips, n)), False
+
+
+# -- crossed with prompts ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crossed:
+    """A mean over concepts and wordings and where its noise comes from: standard deviations between concepts, between
+    wordings, and of what is left in a concept and wording.
+
+    (low, high) is over concepts, these wordings given; (wide_low, wide_high) over wordings too, None where there are
+    fewer than PROMPTS: then the table shows how sensitive the number is to these, and says nothing about others.
+    """
+
+    value: float
+    low: float
+    high: float
+    wide_low: float | None
+    wide_high: float | None
+    concepts: int
+    prompts: int
+    concept_sd: float
+    prompt_sd: float
+    rest_sd: float
+
+
+def crossed(table: np.ndarray, level: float = LEVEL) -> Crossed | Missing:
+    """Of [concepts, wordings], a number each; concepts that lack a wording (NaN) are left out.
+
+    Two-way random effects by mean squares (Scheffe 1959, 7.4). The variance of the mean over both is
+    (MS_concept + MS_prompt - MS_rest) / (concepts prompts), at least that over concepts, with Satterthwaite's (1946)
+    degrees of freedom.
+    """
+    full = table[~np.isnan(table).any(axis=1)]
+    k, q = full.shape
+    if k < 2 or q < 2:
+        return Missing(reason=f"{k} concepts under all of {q} wordings; two of each are needed")
+    mean, by_concept, by_prompt = full.mean(), full.mean(axis=1), full.mean(axis=0)
+    rest = full - by_concept[:, None] - by_prompt + mean
+    squares = np.array([q * by_concept.var(ddof=1), k * by_prompt.var(ddof=1), (rest**2).sum() / ((k - 1) * (q - 1))])
+    low, high = _t_interval(mean, squares[0] / (k * q), k - 1, level)
+    wide = _wide(mean, squares, k, q, level) if q >= PROMPTS else (None, None)
+    parts = np.sqrt(np.maximum([(squares[0] - squares[2]) / q, (squares[1] - squares[2]) / k, squares[2]], 0))
+    return Crossed(
+        value=float(mean), low=low, high=high, wide_low=wide[0], wide_high=wide[1], concepts=k, prompts=q,
+        concept_sd=float(parts[0]), prompt_sd=float(parts[1]), rest_sd=float(parts[2]),
+    )  # fmt: skip
+
+
+def _wide(mean: float, squares: np.ndarray, k: int, q: int, level: float) -> tuple[float, float]:
+    signs, freedom = np.array([1, 1, -1]), np.array([k - 1, q - 1, (k - 1) * (q - 1)])
+    total = max(float(signs @ squares), float(squares[0]), 1e-300)
+    return _t_interval(mean, total / (k * q), total**2 / max(float((squares**2 / freedom).sum()), 1e-300), level)
+
+
+def _t_interval(mean: float, variance: float, freedom: float, level: float) -> tuple[float, float]:
+    half = float(stats.t.ppf(0.5 + level / 2, max(freedom, 1))) * math.sqrt(variance)
+    return float(mean - half), float(mean + half)
+
+
+def by_prompt(paired: pl.DataFrame) -> np.ndarray:
+    """[concepts, wordings] of mean differences, for `crossed`; NaN where a concept lacks a wording."""
+    wide = paired.group_by("item", "prompt").agg(pl.col("value").mean()).pivot("prompt", index="item", values="value")
+    return wide.sort("item").drop("item").cast(pl.Float64).fill_null(math.nan).to_numpy()

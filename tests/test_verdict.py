@@ -1,0 +1,175 @@
+"""Each synthetic subject gets the verdict that it must get, from a run of its own; and what a verdict does not say."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from analysis.detection import Naming, guess_prior, naming
+from analysis.inference import Contrast, Missing, crossing, pairs
+from analysis.load import BOTH, VERDICT, Run, open_run
+from analysis.sequential import Watched, watch_difference
+from analysis.verdict import Verdict, verdict
+from sweep.__main__ import main
+from sweep.fake_subjects import SUBJECTS
+from sweep.words import word_list
+
+WORDS = word_list("pocket:heldout")[:40]
+SPEC = """
+name = "verdicts"
+models = [{models}]
+concepts = {concepts}
+baseline = "pocket:baseline"
+sampling = {{ temperature = 1.0 }}
+
+[[experiments]]
+protocol = "injected_thought"
+prompts = ["plain"]
+arms = ["none", "concept", "random", "wrong_concept"]
+layers = [4]
+strengths = [4]
+
+[[experiments]]
+protocol = "yes_bias"
+prompts = ["stone_bread"]
+arms = ["none", "concept"]
+layers = [4]
+strengths = [4]
+
+[[experiments]]
+protocol = "forced_identification"
+prompts = ["plain"]
+arms = ["none", "concept"]
+layers = [4]
+strengths = [4]
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """40 concepts, one trial of each arm: 320 trials a subject."""
+    folder = tmp_path_factory.mktemp("verdicts")
+    models = ", ".join(f'{{ name = "{name}", path = "fake:{name}" }}' for name in SUBJECTS)
+    (folder / "study.toml").write_text(SPEC.format(models=models, concepts=list(WORDS)))
+    assert main(["run", str(folder / "study.toml"), "--run", str(folder / "run"), "--in-process"]) == 0
+    return open_run(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def trials(run: Run) -> pl.DataFrame:
+    return run.ok.collect()
+
+
+def of(trials: pl.DataFrame, subject: str) -> Verdict:
+    return verdict(trials.filter(model=subject), layer=4, dose=4.0)
+
+
+def test_the_oracle_introspects(trials: pl.DataFrame) -> None:
+    found = of(trials, "oracle")
+    assert (found.kind, found.given_away_by) == ("introspects", ())
+    assert {check.name: check.outcome for check in found.checks} == dict.fromkeys(
+        ("none", "random", "yes_bias", "wrong_concept"), "above"
+    )
+    assert found.alarms.n == 40
+
+
+@pytest.mark.parametrize(
+    ("subject", "control"),
+    [
+        ("random", "none"),
+        ("always_yes", "none"),
+        ("damage_detector", "random"),
+        ("token_promoter", "forced_identification"),
+    ],
+)
+def test_the_others_do_not_and_the_control_that_gives_them_away_is_named(
+    trials: pl.DataFrame, subject: str, control: str
+) -> None:
+    found = of(trials, subject)
+    assert found.kind == "does not introspect"
+    assert found.given_away_by[0] == control
+    assert found.reason
+
+
+def test_silence_without_a_positive_control_is_no_null(trials: pl.DataFrame) -> None:
+    """Who never says yes may have noticed nothing, or been dealt nothing: the same answers, another conclusion."""
+    assert of(trials, "always_no").kind == "instrument uninformative"
+    unasked = trials.filter(pl.col("protocol") != "forced_identification")
+    found = of(unasked, "token_promoter")
+    assert found.kind == "instrument uninformative"
+    assert "forced_identification" not in found.given_away_by
+
+
+@pytest.mark.parametrize(
+    ("left_out", "said"),
+    [
+        (pl.col("arm") == "none", "none"),
+        (pl.col("arm") == "random", "random"),
+        (pl.col("protocol") == "yes_bias", "yes_bias"),
+        (pl.col("protocol") == "injected_thought", "concept"),
+        (~pl.col("item").is_in(WORDS[:4]), "too few"),
+    ],
+)
+def test_what_cannot_be_said_is_undecided_with_the_reason(trials: pl.DataFrame, left_out: pl.Expr, said: str) -> None:
+    found = of(trials.filter(~left_out), "oracle")
+    assert (found.kind, found.given_away_by) == ("undecided", ())
+    assert said in found.reason
+
+
+def test_what_was_not_graded_is_undecided(trials: pl.DataFrame) -> None:
+    nulls = [pl.lit(None, pl.Boolean).alias(name) for name in trials.columns if name.startswith(VERDICT)]
+    found = of(trials.with_columns(nulls), "oracle")
+    assert found.kind == "undecided"
+    assert found.alarms.rate is None
+    assert of(trials.drop(VERDICT + "detected"), "oracle").kind == "undecided"
+
+
+def test_noticing_is_not_naming(trials: pl.DataFrame) -> None:
+    mute = trials.with_columns(pl.col(VERDICT + BOTH) & (pl.col("protocol") != "injected_thought"))
+    assert of(mute, "oracle").kind == "notices without naming"
+
+
+def test_a_bias_towards_yes_that_rises_as_much_gives_it_away(trials: pl.DataFrame) -> None:
+    """An oracle that says yes to anything where something is injected."""
+    injected = (pl.col("protocol") == "yes_bias") & (pl.col("arm") == "concept")
+    biased = trials.with_columns(
+        pl.when(injected).then(pl.lit(value=True)).otherwise(VERDICT + "said_yes").alias(VERDICT + "said_yes")
+    )
+    found = of(biased, "oracle")
+    assert (found.kind, found.given_away_by) == ("does not introspect", ("yes_bias",))
+
+
+def test_another_cell_has_another_verdict(trials: pl.DataFrame) -> None:
+    found = verdict(trials.filter(model="oracle"), layer=5, dose=4.0)
+    assert found.kind == "undecided"
+    assert isinstance(found.checks[0].found, Missing)
+    assert isinstance(of(trials, "oracle").checks[0].found, Contrast)
+
+
+@pytest.mark.parametrize(("subject", "beyond"), [("oracle", True), ("random", False)])
+def test_naming_is_held_against_what_is_named_anyway(
+    run: Run, trials: pl.DataFrame, subject: str, beyond: bool
+) -> None:
+    """A yes is put in its mouth: who knows nothing still names words, each of them now and then."""
+    mine = (pl.col("model") == subject) & (pl.col("protocol") == "forced_identification")
+    answers = run.trials.filter(mine, pl.col("arm") == "none").select("cluster", "text").collect()
+    prior = guess_prior(answers.iter_rows(), WORDS)
+    assert 0 < sum(prior.values()) <= 1
+    found = naming(trials.filter(mine, pl.col("arm") == "concept"), VERDICT + "identified", prior)
+    assert isinstance(found, Naming)
+    assert found.low is not None
+    assert (found.low > 0) == beyond
+    assert found.chance == pytest.approx(sum(prior.values()) / len(WORDS))
+
+
+def test_a_cell_that_was_declared_may_be_watched(trials: pl.DataFrame) -> None:
+    """Of the oracle the evidence passes the bar of three cells; of the damage detector it does beside none only."""
+    for subject, against, passes in (
+        ("oracle", "none", True), ("oracle", "random", True), ("damage_detector", "none", True),
+        ("damage_detector", "random", False), ("token_promoter", "none", False),
+    ):  # fmt: skip
+        mine = trials.filter(model=subject, protocol="injected_thought")
+        one, other = (mine.filter(arm=arm) for arm in ("concept", against))
+        found = watch_difference(pairs(one, other, VERDICT + "detected", crossing(other)), each=1, cells=3)
+        assert isinstance(found, Watched)
+        assert found.rejected == passes, (subject, against, found)
