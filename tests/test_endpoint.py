@@ -17,10 +17,9 @@ import pytest
 from sweep.grading.endpoint import PROBE, Endpoint, retry_after
 from sweep.grading.judge import EndpointTable, JudgeError
 from sweep.grading.questions import Answer, Question
-from sweep.grading.spend import BudgetSpent, Prices, Spend
+from sweep.grading.spend import BudgetSpent, Prices, Spend, Used
 from sweep.grading.throttle import AskFailed, JudgeDown, Throttle
 from sweep.grading.verdicts import read
-from sweep.grading.watch import endpoint_line
 from tests.misbehaving_server import Reply, Script, Server, free_port, prompt_of, says, serving, verdict
 
 
@@ -223,7 +222,7 @@ async def test_one_line_says_how_it_goes() -> None:
         async with asking(server, price_in=1.0, price_out=1.0) as endpoint:
             await endpoint(question())
             await endpoint.throttle.failed(await endpoint.throttle.enter(), "503: busy", 30.0)
-            line = endpoint_line(endpoint)
+            line = endpoint.line()
     assert re.fullmatch(
         r"1/1 in flight  back-off (29|30) s \(503: busy\)  1 failures  1 requests  cost 0.00011", line
     ), line
@@ -257,7 +256,7 @@ async def test_a_lost_answer_is_paid_and_the_cap_holds() -> None:
 
 def test_spend_is_what_the_server_says_and_the_most_until_then() -> None:
     spend = Spend(Prices(read=1.0, written=2.0), None, None)
-    spend.before(3, 1_000_000, 500_000)
+    spend.before(Used(requests=3, read=1_000_000, written=500_000))
     assert (spend.requests, spend.cost) == (3, 2.0)
     reserved = spend.reserve(1_000_000, 1_000_000)
     assert spend.cost == 5.0

@@ -10,22 +10,26 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sweep import grading, plan, store
+from sweep import grading, plan, protocols, store
 from sweep.__main__ import main
-from sweep.commands import DONE, INCOMPLETE, RESUMABLE, Report
+from sweep.block import Block
+from sweep.commands import DONE, INCOMPLETE, RESUMABLE, Report, judging
 from sweep.commands import grading as command
-from sweep.commands.grading import grade
-from sweep.engine import Engine, EngineDead
+from sweep.commands.grading import PoolFor, grade
+from sweep.engine import EngineDead
 from sweep.grading import rules, throttle
-from sweep.grading.judge import JudgeError, load
+from sweep.grading.judge import Judge, JudgeError, load
+from sweep.grading.spend import Ledger, Prices, Spend
+from sweep.pool import InProcessPool, Pool
 from sweep.store import Store
-from sweep.trial import Model, Template
+from sweep.worker import Worker
 from tests import toys
 from tests.judging_engine import JudgingEngine
 from tests.misbehaving_server import Reply, Script, Server, free_port, honest, prompt_of, response_in, serving, verdict
@@ -66,8 +70,24 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def no_engine(model: Model, template: Template) -> Engine:
-    raise AssertionError("no engine is needed")
+async def no_pool(files: Store, judge: Judge, blocks: Sequence[Block]) -> Pool:
+    raise AssertionError("no replica is needed")
+
+
+def in_process(engine: JudgingEngine) -> PoolFor:
+    """Every trial is asked about through one engine, in leases."""
+
+    async def opened(files: Store, judge: Judge, blocks: Sequence[Block]) -> Pool:
+        kit = replace(toys.kit(), engine=lambda *_: engine, protocol=protocols.get, judge=judge)
+        return InProcessPool(Worker(files, plan.load(files), kit))
+
+    return opened
+
+
+def model_file(run: Path) -> str:
+    path = run.parent / "model.toml"
+    path.write_text('name = "own"\nrubric = "folded"\n[model]\nname = "fake"\npath = "fake:oracle"\n')
+    return str(path)
 
 
 def judge_file(run: Path, url: str, **settings: object) -> str:
@@ -80,7 +100,7 @@ def judge_file(run: Path, url: str, **settings: object) -> str:
 
 
 def judged(run: Path, server: Server, *, follow: bool = False, **settings: object) -> Report:
-    return grade(run, judge_file(run, server.url, **settings), follow=follow, engine=no_engine)
+    return grade(run, judge_file(run, server.url, **settings), follow=follow, pool=no_pool)
 
 
 def rows(run: Path, stage: str) -> list[dict[str, Any]]:
@@ -97,7 +117,8 @@ def whole(run: Path, stage: str) -> None:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(judging, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(judging, "POLL", 0.02)
     monkeypatch.setattr(command, "POLL", 0.02)
 
 
@@ -158,7 +179,7 @@ def test_two_judges_and_two_rule_sets_side_by_side(run: Path) -> None:
     assert stage_of(run) != one
     whole(run, one)
     whole(run, stage_of(run))
-    report = grade(run, "tests.test_grade_command:mine", follow=False, engine=no_engine)
+    report = grade(run, "tests.test_grade_command:mine", follow=False, pool=no_pool)
     assert (report.code, report.data["grader"]) == (DONE, "tests.test_grade_command.mine")
     assert rows(run, "grades/tests.test_grade_command.mine") != []
     assert report.data["trials"] == len(toys.table(Store(run), "trials"))
@@ -172,20 +193,19 @@ def test_the_rules_grade_again_what_has_no_grades(run: Path) -> None:
     before = rows(run, stage)
     for path in Store(run).list(f"commits/{stage}"):
         Store(run).delete(path)
-    report = grade(run, "rules", follow=False, engine=no_engine)
+    report = grade(run, "rules", follow=False, pool=no_pool)
     assert report.code == DONE
     key = lambda row: (row["trial"], row["measure"])
     assert sorted(rows(run, stage), key=key) == sorted(before, key=key)
 
 
 def test_a_model_of_ours_as_the_judge(run: Path) -> None:
-    path = run.parent / "judge.toml"
-    path.write_text('name = "own"\nrubric = "folded"\n[model]\nname = "fake"\npath = "fake:oracle"\n')
+    path = model_file(run)
     engine = JudgingEngine()
-    report = grade(run, str(path), follow=False, engine=lambda *_: engine)
+    report = grade(run, path, follow=False, pool=in_process(engine))
     assert report.code == DONE
-    whole(run, stage_of(run))
-    found = [row for row in rows(run, stage_of(run)) if row["raw"]]
+    whole(run, load(Path(path)).stage)
+    found = [row for row in rows(run, load(Path(path)).stage) if row["raw"]]
     assert {round(abs(float(str(row["score"]))), 6) for row in found} == {round(math.log(9), 6)}
     assert all((float(str(row["score"])) > 0) is row["verdict"] for row in found)
     assert max(engine.batches) > 10, "many questions are one batch"
@@ -197,17 +217,16 @@ def test_a_model_of_ours_as_the_judge(run: Path) -> None:
 
 
 def test_an_engine_that_fails_grades_nothing_and_says_so(run: Path) -> None:
-    path = run.parent / "judge.toml"
-    path.write_text('name = "own"\nrubric = "folded"\n[model]\nname = "fake"\npath = "fake:oracle"\n')
+    path = model_file(run)
 
     class Failing(JudgingEngine):
         def step(self) -> bool:
             raise EngineDead("the device is lost")
 
     with pytest.raises(EngineDead, match="the device is lost"):
-        grade(run, str(path), follow=False, engine=lambda *_: Failing())
-    assert rows(run, stage_of(run)) == []
-    assert grade(run, str(path), follow=False, engine=lambda *_: JudgingEngine()).code == DONE
+        grade(run, path, follow=False, pool=in_process(Failing()))
+    assert rows(run, load(Path(path)).stage) == []
+    assert grade(run, path, follow=False, pool=in_process(JudgingEngine())).code == DONE
 
 
 # -- what goes wrong --------------------------------------------------------------------------------------------------
@@ -263,6 +282,47 @@ def test_a_budget_ends_the_command_and_a_higher_one_goes_on(run: Path) -> None:
     whole(run, name)
 
 
+def test_what_was_lost_on_its_way_in_earlier_commands_is_paid_all_the_same(run: Path) -> None:
+    """A request whose connection broke may be billed, so it counts, by this command and the next."""
+    prices: dict[str, Any] = {
+        "price_in": 0.0,
+        "price_out": 1e6,
+        "max_tokens": 10,
+    }  # 1 for a token written
+    with serving(lambda number, body: Reply(after="drop") if number < 3 else honest(number, body)) as server:
+        first = judged(run, server, max_requests=7, **prices)
+        assert (len(server.asked), first.data["requests"], first.data["asked"]) == (7, 7, 4)
+        second = judged(run, server, max_requests=7, **prices)
+        assert (len(server.asked), second.data["requests"], second.data["asked"]) == (7, 7, 0)
+        assert second.data["cost"] == first.data["cost"] > 3 * 10
+        third = judged(run, server, max_requests=9, **prices)
+        assert (len(server.asked), third.data["requests"], third.data["asked"]) == (9, 9, 2)
+        assert judged(run, server, **prices).code == DONE
+        assert judged(run, server, **prices).data["requests"] == len(server.asked)
+
+
+def test_what_is_in_flight_where_a_command_is_killed_counts_at_its_most(tmp_path: Path) -> None:
+    def opened() -> tuple[Spend, Ledger]:
+        spend = Spend(Prices(read=1e6, written=1e6), None, None)
+        return spend, Ledger(Store(tmp_path), "grades/own", spend, [])
+
+    spend, ledger = opened()
+    lost, answered = spend.reserve(1, 10), spend.reserve(1, 10)
+    ledger.keep(now=True)
+    assert (opened()[0].requests, opened()[0].cost) == (2, 22)
+    spend.settle(answered, 1, 2)
+    ledger.keep(now=True)
+    assert (opened()[0].requests, opened()[0].cost) == (1, 11), "its answer tells of it, and is kept"
+    again, further = opened()
+    again.settle(again.reserve(1, 10), 1, 3, kept=False)
+    further.keep(now=True)
+    assert (opened()[0].requests, opened()[0].cost) == (2, 11 + 4)
+    spend.refund(lost)
+    ledger.keep(now=True)
+    assert (opened()[0].requests, opened()[0].cost) == (1, 4)
+    assert len(Store(tmp_path).list("grades")) == 2, "a file of each command"
+
+
 def test_a_question_that_fails_leaves_its_shards_for_another_time(run: Path) -> None:
     poison: list[str] = []
 
@@ -302,7 +362,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from sweep.commands.grading import grade
-grade(Path(sys.argv[1]), sys.argv[2], follow=False, engine=None)
+grade(Path(sys.argv[1]), sys.argv[2], follow=False, pool=None)
 """
 
 
@@ -315,7 +375,7 @@ def test_a_grader_that_is_killed_goes_on(point: str, run: Path) -> None:
         assert done.returncode == -signal.SIGKILL
         answered = [str(row["asked"]) for row in rows(run, stage_of(run)) if row["asked"]]
         seen = len(server.asked)
-        report = grade(run, path, follow=False, engine=no_engine)
+        report = grade(run, path, follow=False, pool=no_pool)
     assert report.code == DONE
     assert report.data["kept"] >= len(set(answered)), "of a shard that is committed, no question is asked again"
     assert report.data["kept"] + report.data["asked"] == len(set(server.prompts))
@@ -346,7 +406,7 @@ def test_a_signal_keeps_what_was_answered(number: signal.Signals, run: Path) -> 
     assert code == RESUMABLE
     assert 0 < answered <= 10
     with serving() as second:
-        report = grade(run, judge_file(run, second.url), follow=False, engine=no_engine)
+        report = grade(run, judge_file(run, second.url), follow=False, pool=no_pool)
     assert (report.code, report.data["kept"]) == (DONE, answered)
     whole(run, stage_of(run))
 
@@ -355,7 +415,7 @@ def test_two_graders_at_once_grade_nothing_twice(run: Path) -> None:
     reports: list[Report] = []
     with serving() as server:
         path = judge_file(run, server.url)
-        work: Callable[[], None] = lambda: reports.append(grade(run, path, follow=False, engine=no_engine))
+        work: Callable[[], None] = lambda: reports.append(grade(run, path, follow=False, pool=no_pool))
         threads = [threading.Thread(target=work) for _ in range(2)]
         for thread in threads:
             thread.start()
@@ -384,20 +444,21 @@ def test_of_an_unfinished_run_what_is_there_is_graded(run: Path) -> None:
     assert report.lines[-1].endswith("--follow")
 
 
-@pytest.mark.parametrize("setting", ["judge", "tests.test_grade_command:mine"])
+@pytest.mark.parametrize("setting", ["judge", "model", "tests.test_grade_command:mine"])
 def test_following_ends_when_the_run_is_complete(setting: str, run: Path) -> None:
     missing, reports = unfinished(run), list[Report]()
     with serving() as server:
-        chosen = judge_file(run, server.url) if setting == "judge" else setting
-        thread = threading.Thread(target=lambda: reports.append(grade(run, chosen, follow=True, engine=no_engine)))
+        chosen = {"judge": judge_file(run, server.url), "model": model_file(run)}.get(setting, setting)
+        pool = in_process(JudgingEngine()) if setting == "model" else no_pool
+        thread = threading.Thread(target=lambda: reports.append(grade(run, chosen, follow=True, pool=pool)))
         thread.start()
         for path in missing:
             (run.parent / Path(path).name).rename(run / path)
         thread.join(120)
     assert reports[0].code == DONE
     assert reports[0].data["shards"] == len(store.committed(Store(run), "trials"))
-    if setting == "judge":
-        whole(run, stage_of(run))
+    if chosen.endswith(".toml"):
+        whole(run, load(Path(chosen)).stage)
 
 
 def test_a_retried_trial_is_graded_again(run: Path) -> None:
@@ -415,7 +476,7 @@ def test_a_retried_trial_is_graded_again(run: Path) -> None:
 
 def test_no_answer_within_patience_stops_at_once_where_nobody_listens(run: Path) -> None:
     path = judge_file(run, f"http://127.0.0.1:{free_port()}/v1", patience=0.02)
-    report = grade(run, path, follow=False, engine=no_engine)
+    report = grade(run, path, follow=False, pool=no_pool)
     assert report.code == INCOMPLETE
     assert "ConnectError" in report.data["ended"]
     assert throttle.LONGEST_WAIT <= 60

@@ -345,8 +345,6 @@ async def test_a_model_of_ours_is_asked_through_its_engine(tmp_path: Path) -> No
     long = await made.grade(outcome("I detect it. " * 5000), local)
     assert verdicts(long) == {"detected": None, "identified": None}
     assert "too long" in (long[0].reason or "")
-    await local.close()
-    assert engine.closed
 
 
 async def test_a_model_that_would_say_something_else_is_no_judge(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import httpx
@@ -15,15 +15,16 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make test installs it on Linux")
 
-from cluster.engines.vllm import VllmEngine
 from cluster.engines.vllm_compat import QUIET
+from cluster.kit import open_in_process
 from sweep.__main__ import main
+from sweep.block import Block
 from sweep.commands import DONE
 from sweep.commands.grading import grade
-from sweep.engine import Engine
-from sweep.grading.judge import load
+from sweep.grading.judge import Judge, load
+from sweep.pool import Pool
 from sweep.store import Store
-from sweep.trial import Model, Template
+from sweep.trial import Model
 from tests import vllm_model
 from tests.misbehaving_server import free_port
 from tests.test_vllm import pytestmark
@@ -114,8 +115,12 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     raise AssertionError(log.read_text()[-3000:])
 
 
-def no_engine(model: Model, template: Template) -> Engine:
-    raise AssertionError("no engine is needed")
+async def no_pool(files: Store, judge: Judge, blocks: Sequence[Block]) -> Pool:
+    raise AssertionError("no replica is needed")
+
+
+async def in_process(files: Store, judge: Judge, blocks: Sequence[Block]) -> Pool:
+    return await open_in_process(files, blocks=judge.blocks(blocks), judge=judge)
 
 
 def verdicts(run: Path, path: Path, measure: str) -> list[object]:
@@ -131,12 +136,12 @@ def test_vllms_own_server_is_a_judge(run: Path, server: str) -> None:
         f'name = "tiny"\nrubric = "mine.toml"\n[endpoint]\nurl = "{server}"\nmodel = "tiny"\nmax_tokens = 8\n'
         'concurrency = 4\nbody = { structured_outputs = { choice = ["YES", "NO"] } }\n'
     )
-    report = grade(run, str(path), follow=False, engine=no_engine)
+    report = grade(run, str(path), follow=False, pool=no_pool)
     assert report.code == DONE, report.lines
     assert set(verdicts(run, path, "affirmative")) <= {True, False}
     assert set(verdicts(run, path, "beyond")) == {None}
     assert report.data["failures"] == 0
-    again = grade(run, str(path), follow=False, engine=no_engine)
+    again = grade(run, str(path), follow=False, pool=no_pool)
     assert (again.data["asked"], again.data["shards"]) == (0, 0)
 
 
@@ -145,7 +150,7 @@ def test_vllm_in_our_engine_is_a_judge(run: Path, model: Model) -> None:
     path.write_text(
         f'name = "tiny"\nrubric = "mine.toml"\n[model]\nname = "tiny"\npath = "{model.path}"\nengine = "vllm"\n'
     )
-    report = grade(run, str(path), follow=False, engine=lambda model, _: VllmEngine(model, vllm_model.vectors))
+    report = grade(run, str(path), follow=False, pool=in_process)
     assert report.code == DONE, report.lines
     verdicts(run, path, "affirmative")
     scores = [row["score"] for row in table(Store(run), load(path).stage) if row["measure"] == "affirmative"]

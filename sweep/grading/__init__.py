@@ -27,14 +27,17 @@ def folder_of(setting: str) -> str:
 
 
 def get(setting: str) -> NamedGrader:
-    """The shipped rules, or one's own as "module:function". ValueError says what is wrong and what to do."""
+    """The shipped rules, or one's own as "module:function"; a judge's file is `sweep.grading.judge.load`'s to read.
+
+    ValueError says what is wrong and what to do.
+    """
     if setting == "rules":
         return NamedGrader(name=rules.NAME, stage=f"grades/{folder_of(setting)}", grade=rules.grade)
-    if setting.endswith(".toml"):
-        raise ValueError(f"a judge grades beside a run: sweep grade RUN --grader {setting}")
     module, colon, function = setting.partition(":")
     if not colon:
-        raise ValueError(f"no grader {setting!r}; shipped: rules. One's own: 'module:function'")
+        raise ValueError(
+            f"no grader {setting!r}; shipped: rules. One's own: 'module:function', a judge's: its file (*.toml)"
+        )
     try:
         found: Any = getattr(importlib.import_module(module), function, None)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""A judge's answers, kept in the run: what was asked once is never asked again, by this command or the next."""
+"""A judge's answers: of identical questions one is asked, and what is paid for is kept in the run for ever."""
 
 from __future__ import annotations
 
@@ -26,21 +26,14 @@ ANSWERS = pa.schema(
 )
 
 
-class Answers:
+class Once:
     """Asks through `ask` what is not known yet; of identical questions at the same time, one is asked."""
 
-    def __init__(self, files: Store, stage: str, ask: Ask) -> None:
-        self._files, self._folder, self._ask = files, f"{stage}/answers", ask
-        self._known = {answer.asked: answer for answer in _kept(files, self._folder)}
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._known: dict[str, Answer] = {}
         self._flying: dict[str, asyncio.Task[Answer]] = {}
-        self._fresh: list[Answer] = []
-        self._written = time.monotonic()
-        self.kept = len(self._known)  # from earlier commands
-        self.asked = 0  # by this one
-
-    @property
-    def known(self) -> Iterator[Answer]:
-        return iter(self._known.values())
+        self.asked = 0
 
     async def __call__(self, question: Question) -> Answer:
         if question.asked in self._known:
@@ -59,6 +52,35 @@ class Answers:
             del self._flying[question.asked]
         self.asked += 1
         self._known[question.asked] = answer
+        return answer
+
+    async def close(self, grace: float = 0) -> None:
+        """Abandon what is not answered within so many seconds."""
+        try:
+            if self._flying and grace:
+                await asyncio.wait(list(self._flying.values()), timeout=grace)
+        finally:
+            for task in self._flying.values():
+                task.cancel()
+
+
+class Answers(Once):
+    """What was asked once is never asked again, by this command or the next."""
+
+    def __init__(self, files: Store, stage: str, ask: Ask) -> None:
+        super().__init__(ask)
+        self._files, self._folder = files, f"{stage}/answers"
+        self._known = {answer.asked: answer for answer in _kept(files, self._folder)}
+        self._fresh: list[Answer] = []
+        self._written = time.monotonic()
+        self.kept = len(self._known)  # from earlier commands
+
+    @property
+    def known(self) -> Iterator[Answer]:
+        return iter(self._known.values())
+
+    async def _fetch(self, question: Question) -> Answer:
+        answer = await super()._fetch(question)
         self._fresh.append(answer)
         return answer
 
@@ -69,14 +91,11 @@ class Answers:
             _write(self._files, self._folder, self._fresh)
             self._fresh, self._written = [], time.monotonic()
 
-    async def close(self, grace: float) -> None:
-        """Keep what was answered, and what is within so many seconds; abandon the rest."""
+    async def close(self, grace: float = 0) -> None:
+        """Keep what was answered, and what is within so many seconds."""
         try:
-            if self._flying:
-                await asyncio.wait(list(self._flying.values()), timeout=grace)
+            await super().close(grace)
         finally:
-            for task in self._flying.values():
-                task.cancel()
             self.keep(all_of_them=True)
 
 
@@ -86,8 +105,8 @@ def _seen(task: asyncio.Task[Answer]) -> None:
 
 
 def _kept(files: Store, folder: str) -> Iterator[Answer]:
-    for path in files.list(folder):
-        for row in from_parquet(files.read(path)).to_pylist():
+    for data in files.read_all(files.list(folder)):
+        for row in from_parquet(data).to_pylist():
             yield Answer(**row)
 
 

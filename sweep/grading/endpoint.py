@@ -93,6 +93,16 @@ class Endpoint:
             if failures >= self._table.attempts:
                 raise AskFailed(f"{failures} attempts failed, at last: {result.why}")
 
+    def line(self) -> str:
+        """Requests in flight and how many may be, what holds them back, and what they cost."""
+        throttle, cost = self.throttle, self.spend.cost
+        parts = [f"{throttle.in_flight}/{int(throttle.limit)} in flight"]
+        if throttle.pause:
+            parts.append(f"back-off {throttle.pause:,.0f} s ({self.last_failure or 'unknown':.80})")
+        parts += [f"{self.failures:,} failures"] if self.failures else []
+        parts.append(f"{self.spend.requests:,} requests")
+        return "  ".join(parts + ([] if cost is None else [f"cost {cost:,.4g}"]))
+
     async def stop(self) -> None:
         """No further request; those in flight, which will be paid, may end."""
         await self.throttle.stop(JudgeDown("stopped"))
@@ -118,7 +128,7 @@ class Endpoint:
             reserved = self.spend.reserve(_most_read(question), self._table.max_tokens)
             result = await self._post(question)
             if isinstance(result, Answer):
-                self.spend.settle(reserved, result.read, result.written)
+                self.spend.settle(reserved, result.read, result.written, kept=question is not PROBE)
                 self.throttle.succeeded()
             elif isinstance(result, _Refusal) or not result.billed:
                 self.spend.refund(reserved)

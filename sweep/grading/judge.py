@@ -7,9 +7,10 @@ questions.py, how its answers are read in verdicts.py.
 
 from __future__ import annotations
 
+import json
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sweep import protocols
+from sweep.block import Block
 from sweep.grading import rubrics
 from sweep.grading.questions import FRAME, JSON_FORM, OPTION_FORM, WORDING, Ask, pose
 from sweep.grading.rubrics import Criterion, Rubric
@@ -24,6 +26,7 @@ from sweep.grading.verdicts import read
 from sweep.identity import digest
 from sweep.models import ModelError, ModelRequest, identify
 from sweep.spec import ModelTable, Name, TemplateTable, nearest
+from sweep.store import Store
 from sweep.trial import Grade, Model, Outcome, Template, Trial
 
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
@@ -107,6 +110,22 @@ class Judge:
     def stage(self) -> str:
         return f"grades/{self.name}"
 
+    @property
+    def asked_as(self) -> tuple[Model, Template]:
+        """What a replica is to load. ValueError for a judge behind an endpoint."""
+        if self.model is None:
+            raise ValueError(f"judge {self.table.name} is asked at an endpoint: no replica runs it")
+        return self.model, self.template
+
+    def blocks(self, graded: Iterable[Block]) -> list[Block]:
+        """What replicas that judge these blocks are to load and hold, as if it were blocks of their own."""
+        model, template = self.asked_as
+        return [replace(block, model=model, template=template) for block in graded]
+
+    def describe(self, files: Store) -> None:
+        """Keep beside its grades what it was."""
+        files.create(f"{self.stage}/judge.json", json.dumps(self.described, indent=1).encode())
+
     @cached_property
     def described(self) -> dict[str, Any]:
         """All that could change a verdict, for the run's records: no address, no name of a key."""
@@ -116,8 +135,7 @@ class Judge:
         return {"wording": [WORDING, FRAME, JSON_FORM, OPTION_FORM], "rubric": criteria, "asked": asked}
 
     def _model_identity(self) -> dict[str, Any]:
-        model, template = self.model, self.template
-        assert model is not None
+        model, template = self.asked_as
         found = {name: getattr(model, name) for name in ("digest", "dtype", "quantisation", "engine")}
         return found | {name: getattr(template, name) for name in ("chat", "thinking", "system")}
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Coroutine, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from sweep.grading import stage
@@ -12,7 +14,7 @@ from sweep.grading.answers import Answers
 from sweep.grading.judge import Judge
 from sweep.grading.questions import Ask
 from sweep.grading.throttle import AskFailed
-from sweep.plan import Plan, parse_shard
+from sweep.plan import Plan
 from sweep.store import Record, Store
 from sweep.trial import Grade, Outcome
 
@@ -20,20 +22,38 @@ T = TypeVar("T")
 TICK = 0.5  # seconds at most between two looks at what is to be kept and shown
 
 
+@dataclass(kw_only=True)
+class Count:
+    """What one command graded, and how it ended."""
+
+    began: float = field(default_factory=time.monotonic)
+    shards: int = 0
+    trials: int = 0
+    verdicts: Counter[bool | None] = field(default_factory=Counter[bool | None])
+    left: dict[str, str] = field(default_factory=dict[str, str])  # shards with a question that failed, and why
+    facts: dict[str, Any] = field(default_factory=dict[str, Any])  # of the judge: asked, cost, losses, …
+    ended: str | None = None  # why it stopped early
+    failed: bool = False  # and will again, unless something is mended
+    stopped: bool = False  # by a signal
+
+    def add(self, record: Record, trials: int) -> None:
+        """A shard whose grades are ours."""
+        self.shards, self.trials = self.shards + 1, self.trials + trials
+        for cell in record["verdicts"]:
+            self.verdicts.update({True: cell["true"], False: cell["false"], None: cell["null"]})
+
+
 class Judging:
     """Shards go in, commit records come out. What is asked is a difference: a shard is graded whole or not at all."""
 
-    def __init__(self, files: Store, judge: Judge, answers: Answers, *, ahead: int) -> None:
-        self._files, self._judge, self._answers, self._ahead = files, judge, answers, ahead
+    def __init__(self, files: Store, judge: Judge, answers: Answers, count: Count, *, ahead: int) -> None:
+        self._files, self._judge, self._answers, self._count, self._ahead = files, judge, answers, count, ahead
         self._open = 0  # trials whose grades are awaited
-        self.shards = self.trials = 0
-        self.verdicts: Counter[bool | None] = Counter()
-        self.left: dict[str, str] = {}  # shards with a question that failed, and why
 
     async def run(self, planned: Plan, names: Sequence[str], tell: Callable[[], None] = lambda: None) -> None:
         """Grade these shards. Raises what ends the asking; whatever was answered until then is kept."""
-        waiting = deque(name for name in names if name not in self.left)
-        tasks: dict[asyncio.Task[Record | None], str] = {}
+        waiting = deque(name for name in names if name not in self._count.left)
+        tasks: dict[asyncio.Task[None], str] = {}
         try:
             while waiting or tasks:
                 while waiting and self._open < self._ahead:
@@ -47,28 +67,25 @@ class Judging:
         finally:
             await _end(tasks)
 
-    def _start(self, planned: Plan, name: str) -> asyncio.Task[Record | None]:
-        trials = planned.block(parse_shard(name)[0]).trials(parse_shard(name)[1])
+    def _start(self, planned: Plan, name: str) -> asyncio.Task[None]:
+        trials = planned.trials(name)
         outcomes, file = stage.committed_outcomes(self._files, name, trials)
         self._open += len(outcomes)
         return asyncio.create_task(self._shard(name, outcomes, file))
 
-    async def _shard(self, name: str, outcomes: Sequence[Outcome], file: str) -> Record | None:
+    async def _shard(self, name: str, outcomes: Sequence[Outcome], file: str) -> None:
         try:
             record = await judge_shard(self._files, self._judge, self._answers, name, outcomes, file)
         finally:
             self._open -= len(outcomes)
         if record is not None:
-            self.trials += len(outcomes)
-            for cell in record["verdicts"]:
-                self.verdicts.update({True: cell["true"], False: cell["false"], None: cell["null"]})
-        return record
+            self._count.add(record, len(outcomes))
 
-    def _settle(self, name: str, task: asyncio.Task[Record | None]) -> None:
+    def _settle(self, name: str, task: asyncio.Task[None]) -> None:
         try:
-            self.shards += task.result() is not None
+            task.result()
         except AskFailed as error:
-            self.left[name] = str(error)
+            self._count.left[name] = str(error)
 
 
 async def judge_shard(

@@ -25,6 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sweep import protocols
 from sweep.grading.claims import Claim, find_claim, negated
@@ -91,9 +92,19 @@ def read(outcome: Outcome, reply: str) -> Answer | str:
     text, why = answer_of(outcome.replies[reply])
     if text is None:
         return why or "no text"
-    claim, stance = find_claim(text)
-    named = tuple(mentions(text, outcome.trial.item))
-    return Answer(text=text, garbled=illegible(text), claim=claim, stance=stance, named=named)
+    return _found_in(text, outcome.trial.item)
+
+
+@lru_cache(maxsize=1 << 12)
+def _found_in(text: str, item: str) -> Answer:
+    """Remembered, as a model often says the same again."""
+    garbled, (claim, stance) = _read(text)
+    return Answer(text=text, garbled=garbled, claim=claim, stance=stance, named=tuple(mentions(text, item)))
+
+
+@lru_cache(maxsize=1 << 12)
+def _read(text: str) -> tuple[str | None, tuple[Claim | None, str]]:
+    return illegible(text), find_claim(text)
 
 
 def judge(measure: str, outcome: Outcome, answers: Answers) -> Verdict:

@@ -9,6 +9,7 @@ from typing import Any
 from sweep import rows, store
 from sweep.engine import Receipt, Reply
 from sweep.grading import NamedGrader
+from sweep.manifest import shard_table
 from sweep.plan import Plan, parse_shard
 from sweep.store import Record, Store
 from sweep.trial import Grade, Outcome, Trial
@@ -96,7 +97,7 @@ def committed_outcomes(files: Store, shard: str, trials: Sequence[Trial]) -> tup
     record = store.record(files, "trials", shard)
     if record is None:
         raise store.StoreError(f"shard {shard} is not committed in {files.root}: run it first, with `sweep run SPEC`")
-    table = rows.from_parquet(store.read_part(files, record)).to_pylist()
+    table = shard_table(files, "trials", shard, record).to_pylist()
     by_id = {trial.id: trial for trial in trials}
     return [outcome_from_row(row, by_id[row["trial"]]) for row in table], record["file"]
 

@@ -40,7 +40,7 @@ CODE = """
 import json, sys
 from pathlib import Path
 from sweep.commands.grading import grade
-report = grade(Path(sys.argv[1]), "tests.benchmarks.regrade:other_rules", follow=False, engine=None)
+report = grade(Path(sys.argv[1]), "tests.benchmarks.regrade:other_rules", follow=False, pool=None)
 heavy = [name for name in ("torch", "ray", "vllm", "transformers") if name in sys.modules]
 print(json.dumps({"trials": report.data["trials"], "code": report.code, "loaded": heavy}))
 """
