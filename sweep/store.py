@@ -1,126 +1,123 @@
-"""A run is a directory. Files appear whole or not at all, and only a commit record makes a part count.
+"""A run is a place. Files appear whole or not at all, and only a commit record makes a part count.
 
 Everything that writes goes through three primitives: `write` (a unique immutable file), `create` (exclusive: of all
-who try, one succeeds) and `delete`. An object store offers them too, and correctness never depends on who else runs.
+who try, one succeeds) and `delete`. A folder and a bucket have them alike, and who else runs makes nothing incorrect.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import re
 import secrets
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from sweep.files import StoreError, explain, failpoint, fill, link, make_folders, sync
+from sweep.files import TMP, Folder, failpoint
+from sweep.place import PATH, Missing, Place, StoreError
 from sweep.provenance import provenance
+from sweep.redact import redacted
 
-FORMAT = 1  # of a run directory; raised when an older program could misread it
-TMP = "tmp"  # on the run's own file system, so that rename and link work; no reader looks there
-PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+-]*(/[A-Za-z0-9_][A-Za-z0-9._=+-]*)*")
+__all__ = ["Missing", "Record", "Store", "StoreError", "failpoint"]  # beside the functions below
+
+FORMAT = 1  # of a run; raised when an older program could misread it
+AT_ONCE = 32  # reads in flight at an object store
 
 Record = dict[str, Any]  # what a commit record holds: JSON
+
+
+class Backend(Protocol):
+    """What a place has to offer. Paths are checked before; errors are StoreError, and Missing where no file is."""
+
+    def read(self, path: str) -> bytes: ...
+    def exists(self, path: str) -> bool: ...
+    def write(self, path: str, data: bytes) -> None: ...
+    def create(self, path: str, data: bytes) -> bool: ...
+    def list(self, prefix: str) -> list[str]: ...
+    def delete(self, path: str) -> None: ...
+
+    def times(self, prefix: str) -> dict[str, float]:
+        """When each file under a folder was written, by the place's own clock: seconds of some era."""
+        ...
+
+    def claim(self) -> set[str]:
+        """Make the place if it has to be made; what lies there already, if anything does."""
+        ...
+
+
+def _backend(root: Place) -> Backend:
+    if isinstance(root, Path):
+        return Folder(root)
+    from sweep.objects import Objects  # a run on a disk needs no client
+
+    return Objects(root)
 
 
 class Store:
     """The files of one run, named by paths relative to its root, with forward slashes.
 
-    Every method raises StoreError for a full disk, a missing permission or file, and a path that is not plainly inside.
+    Every method raises StoreError for a full disk, a missing permission or file, a store that cannot be reached, and a
+    path that is not plainly inside.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: Place) -> None:
+        self.root = root
+        self._backend = _backend(root)
 
     def read(self, path: str) -> bytes:
-        with self._explained(path):
-            return self._at(path).read_bytes()
+        """Raises Missing where it is not there."""
+        return self._backend.read(_inside(path))
+
+    def read_all(self, paths: Sequence[str]) -> list[bytes]:
+        """Some at a time: a bucket and a file server answer many as fast as one."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            shares = [paths[start::AT_ONCE] for start in range(min(AT_ONCE, len(paths)))]
+            read = list(pool.map(lambda share: [self.read(path) for path in share], shares))
+        return [read[number % AT_ONCE][number // AT_ONCE] for number in range(len(paths))]
 
     def exists(self, path: str) -> bool:
-        with self._explained(path):
-            return self._at(path).exists()
+        return self._backend.exists(_inside(path))
 
     def write(self, path: str, data: bytes) -> None:
         """A new immutable file; whoever chooses the path makes it unique."""
-        with self._explained(path), self._temporary(data) as temporary:
-            target = self._ready(path)
-            temporary.rename(target)
-            sync(target.parent)
+        self._backend.write(_inside(path), data)
         failpoint("after_rename")
 
     def create(self, path: str, data: bytes) -> bool:
         """A complete file if there is none at that path yet: True for the one who made it."""
-        with self._explained(path), self._temporary(data) as temporary:
-            target = self._ready(path)
-            try:
-                link(temporary, target)
-            except FileExistsError:  # by someone else, or by us where a file server's answer was lost on the way
-                return target.read_bytes() == data
-            sync(target.parent)
-        return True
+        return self._backend.create(_inside(path), data)
 
     def list(self, prefix: str) -> list[str]:
         """Paths of all files under the folder `prefix`, sorted; none if it is not there."""
-        with self._explained(prefix):
-            return sorted(_files(self._at(prefix), prefix))
+        return sorted(self._backend.list(_inside(prefix)))
 
     def delete(self, path: str) -> None:
-        with self._explained(path):
-            self._at(path).unlink(missing_ok=True)
+        self._backend.delete(_inside(path))
 
-    def _at(self, path: str) -> Path:
-        if not PATH.fullmatch(path) or ".." in path.split("/"):
-            raise StoreError(f"{path!r} is not a path inside a run: use letters, digits, . _ = + - and single slashes")
-        return self.root / path
+    def ages(self, prefix: str) -> dict[str, float]:
+        """Seconds since each file under the folder was written. By the place's clock alone: ours may have jumped."""
+        found, probe = self._backend.times(_inside(prefix)), f"{TMP}/{unique()}"
+        self.write(probe, b"")
+        now = self._backend.times(TMP)[probe]
+        self.delete(probe)
+        return {path: now - then for path, then in found.items()}
 
-    def _ready(self, path: str) -> Path:
-        target = self._at(path)
-        if not target.parent.is_dir():
-            make_folders(target.parent)
-        return target
+    def claim(self) -> set[str]:
+        """Make the place; the names in it, if it is not empty."""
+        return self._backend.claim()
 
-    @contextlib.contextmanager
-    def _temporary(self, data: bytes) -> Generator[Path]:
-        folder = self.root / TMP
-        temporary = folder / unique()
-        failpoint("before_tmp")
-        folder.mkdir(exist_ok=True)
-        try:
-            fill(temporary, data)
-            failpoint("after_fsync")
-            yield temporary
-        finally:
-            temporary.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def _explained(self, path: str) -> Generator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StoreError(explain(error, path, self.root)) from error
+def _inside(path: str) -> str:
+    if not PATH.fullmatch(path) or ".." in path.split("/"):
+        raise StoreError(f"{path!r} is not a path inside a run: use letters, digits, . _ = + - and single slashes")
+    return path
 
 
 def unique() -> str:
     """A name that nobody else has chosen: 12 hex digits."""
     return secrets.token_hex(6)
-
-
-def _files(folder: Path, prefix: str) -> Iterator[str]:
-    try:
-        entries = os.scandir(folder)
-    except FileNotFoundError:
-        return
-    with entries:
-        for entry in entries:
-            path = f"{prefix}/{entry.name}"
-            if entry.is_dir():
-                yield from _files(Path(entry.path), path)
-            else:
-                yield path
 
 
 # -- parts and commit records -----------------------------------------------------------------------------------------
@@ -151,33 +148,69 @@ def commit(store: Store, stage: str, name: str, record: Mapping[str, Any]) -> bo
 
 
 def committed(store: Store, stage: str) -> set[str]:
-    """Names that have a commit record; reads no file."""
-    folder = f"commits/{stage}/"
-    paths = store.list(folder.rstrip("/"))
-    return {path.removeprefix(folder).removesuffix(".json") for path in paths}
+    """Names that have a commit record; of a shard that was split, those of its halves. Reads next to nothing."""
+    names = _names(store, f"commits/{stage}")
+    return names - splits(store).keys() if stage == "trials" else names
+
+
+def splits(store: Store) -> dict[str, list[str]]:
+    """The halves of each shard that was split. A marker says that it was intended, the commit record that it was."""
+    found = {name: record(store, "trials", name) for name in sorted(_names(store, "splits"))}
+    return {name: each["split"] for name, each in found.items() if each is not None and "split" in each}
 
 
 def record(store: Store, stage: str, name: str) -> Record | None:
-    path = _record_path(stage, name)
-    return json.loads(store.read(path)) if store.exists(path) else None
+    try:
+        return json.loads(store.read(_record_path(stage, name)))
+    except Missing:
+        return None
 
 
 def records(store: Store, stage: str) -> dict[str, Record]:
-    """Every commit record of a stage by name; a stage's own only, not those of stages inside it."""
-    names = sorted(name for name in committed(store, stage) if "/" not in name)
-    return {name: json.loads(store.read(_record_path(stage, name))) for name in names}
+    """Every commit record of a stage by name; a stage's own only, not those of stages inside it, nor splits."""
+    return manifest(store, stage)[0]
+
+
+def manifest(store: Store, stage: str) -> tuple[dict[str, Record], dict[str, Record]]:
+    """A stage's commit records by name, and those of its compact parts, each of which holds all that it replaces.
+
+    A replaced record is taken from there, so that a large run is opened by reading a few files.
+    """
+    compact = _read_records(store, f"compact/{stage}", ())
+    known = {name: each for one in compact.values() for name, each in one["replaces"].items()}
+    found = known | _read_records(store, stage, known.keys())
+    return {name: found[name] for name in sorted(found) if "split" not in found[name]}, compact
+
+
+def _read_records(store: Store, stage: str, known: Collection[str]) -> dict[str, Record]:
+    names = sorted(name for name in _names(store, f"commits/{stage}") if "/" not in name and name not in known)
+    read = store.read_all([_record_path(stage, name) for name in names])
+    return dict(zip(names, map(json.loads, read), strict=True))
+
+
+def _names(store: Store, folder: str) -> set[str]:
+    return {path[len(folder) + 1 :].removesuffix(".json") for path in store.list(folder)}
 
 
 def read_part(store: Store, record: Mapping[str, Any]) -> bytes:
     """The part's bytes; StoreError if they are not those that were committed."""
     data = store.read(record["file"])
+    verify(store, record, data)
+    return data
+
+
+def verify(store: Store, record: Mapping[str, Any], data: bytes) -> None:
+    """StoreError if these are not the bytes that were committed."""
     if hashlib.sha256(data).hexdigest() != record["sha256"]:
+        remedy = (
+            "its record under commits/compact, so that those it replaced count again while they are there"
+            if "replaces" in record
+            else "its records under commits/trials and commits/grades to redo it"
+        )
         raise StoreError(
             f"{record['file']} in {store.root} is not what its commit record says ({len(data)} bytes, "
-            f"{record.get('bytes', '?')} committed): restore it from a copy, or delete its"
-            " records under commits/trials and commits/grades to redo it"
+            f"{record.get('bytes', '?')} committed): restore it from a copy, or delete {remedy}"
         )
-    return data
 
 
 def _record_path(stage: str, name: str) -> str:
@@ -187,13 +220,16 @@ def _record_path(stage: str, name: str) -> str:
 # -- a run ------------------------------------------------------------------------------------------------------------
 
 
-def open_run(root: Path, name: str, **facts: Any) -> Store:
+def open_run(root: Place, name: str, **facts: Any) -> Store:
     """The run of study `name` at `root`, made if there is none; `facts` join the provenance in its run.json.
 
-    Raises StoreError if the folder holds something else, another study's run, or a run of another format.
+    Raises StoreError if the place holds something else, another study's run, or a run of another format, and where an
+    object store does not keep the promise that commit records need.
     """
     files = Store(root)
-    if not (Path(root) / "run.json").exists():
+    if not isinstance(root, Path):
+        prove_exclusive(files)
+    if not files.exists("run.json"):
         _make_run(files, {"format": FORMAT, "study": name, "created": _now(), **provenance(), **facts})
     document = describe(files)
     if document["study"] != name:
@@ -204,11 +240,25 @@ def open_run(root: Path, name: str, **facts: Any) -> Store:
     return files
 
 
+def prove_exclusive(files: Store) -> None:
+    """Try a create that only one can win twice, here, and expect the second to lose. Raises StoreError if it wins."""
+    name = f"doctor/{unique()}.json"
+    first, second = files.create(name, b"first"), files.create(name, b"second")
+    files.delete(name)
+    if not first or second:
+        raise StoreError(
+            f"{files.root} ignores the condition of an exclusive create (two of one name both won), so rows could be "
+            "doubled: choose another place with --run, and see `sweep doctor --run` with it"
+        )
+
+
 def describe(files: Store) -> Record:
     """run.json of a run that is there. Raises StoreError if it is none, or of another format."""
-    if not files.root.is_dir() or not files.exists("run.json"):
-        raise StoreError(f"there is no run at {files.root}: start one with `sweep run SPEC --run {files.root}`")
-    document = json.loads(files.read("run.json"))
+    try:
+        document = json.loads(files.read("run.json"))
+    except Missing as error:
+        hint = f"start one with `sweep run SPEC --run {files.root}`"
+        raise StoreError(f"there is no run at {files.root}: {hint}") from error
     if document["format"] != FORMAT:
         side = "an older" if document["format"] < FORMAT else "a newer"
         raise StoreError(
@@ -220,16 +270,12 @@ def describe(files: Store) -> Record:
 
 def _make_run(files: Store, document: Record) -> None:
     """Of two drivers started together one writes run.json, and both go on."""
-    try:
-        make_folders(files.root)
-        strangers = sorted({path.name for path in files.root.iterdir()} - {TMP, "run.json"})
-    except OSError as error:
-        raise StoreError(explain(error, "run.json", files.root)) from error
+    strangers = sorted(files.claim() - {"run.json", "doctor", "submissions", TMP})
     if strangers and not files.exists("run.json"):  # else another driver has made it meanwhile, and gone on
         raise StoreError(
             f"{files.root} is not empty and not a run ({strangers[0]} is in it): give a new folder with --run"
         )
-    files.create("run.json", json.dumps(document, indent=1).encode())
+    files.create("run.json", json.dumps(redacted(document), indent=1).encode())
 
 
 def _now() -> str:

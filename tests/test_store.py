@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from sweep import files as posix
 from sweep import store
 from sweep.grading import RULES
 from sweep.store import Store, StoreError, open_run, publish, read_part, records
@@ -230,7 +231,7 @@ def test_a_run_that_another_driver_makes_meanwhile_is_joined(tmp_path: Path, mon
     def late(*_: object) -> None:
         open_run(tmp_path / "run", "study").create("specs/0.toml", b"x")
 
-    monkeypatch.setattr(store, "make_folders", _once(late, store.make_folders))
+    monkeypatch.setattr(posix, "make_folders", _once(late, posix.make_folders))
     assert open_run(tmp_path / "run", "study").exists("specs/0.toml")
 
 

@@ -1,0 +1,119 @@
+"""Compaction: many small parts become a few larger ones, while a run goes on and readers read.
+
+The commit record of a compact part holds those that it replaces. Its number follows those that were read to decide what
+to replace, and is created exclusively: of two compactors that decide at once one loses, and nothing is replaced twice.
+A part that nothing needs any more is deleted when a reader who found it before must be done.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sweep import store
+from sweep.files import TMP
+from sweep.manifest import ROW, SHARD, Manifest
+from sweep.store import Record, Store, StoreError
+
+ROWS = 20_000  # of a compact part, or a little more
+GROUP = 10_000  # rows of a row group at most
+KEEP = 24 * 3600.0  # seconds; much longer than a lease, and than a reader takes
+ORDER = ("protocol", "item", "layer", "strength")  # of a trials part, for its statistics and for compression
+PART = re.compile(r"[^/]+-[0-9a-f]{12}\.(parquet|safetensors)")  # in its stage's folder, as `store.put` names it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Shards that are to become one part."""
+
+    stage: str
+    number: int
+    records: Mapping[str, Record]
+
+    @property
+    def rows(self) -> int:
+        return sum(record["rows"] for record in self.records.values())
+
+
+def stages(files: Store) -> list[str]:
+    """Those that have parts of rows: the trials, and each grader's grades."""
+    graders = {name.partition("/")[0] for name in store.committed(files, "grades") if "/" in name}
+    return ["trials", *(f"grades/{grader}" for grader in sorted(graders))]
+
+
+def batches(files: Store, stage: str, *, rows: int = ROWS, rest: bool) -> Iterator[Batch]:
+    """What can be compacted now: parts of at least `rows` rows, and what is left over where the `rest` is wanted."""
+    found = Manifest(files, stage)
+    number = max(map(int, store.committed(files, f"compact/{stage}")), default=-1) + 1
+    batch: dict[str, Record] = {}
+    for record, shard in ((part.record, part.shards[0]) for part in found.parts if not part.compact):
+        batch[shard] = record
+        if sum(each["rows"] for each in batch.values()) >= rows:
+            yield Batch(stage=stage, number=number, records=batch)
+            number, batch = number + 1, {}
+    if rest and len(batch) > 1:
+        yield Batch(stage=stage, number=number, records=batch)
+
+
+def compact(files: Store, batch: Batch) -> Record | None:
+    """Write the part and its commit record. None where another compactor was first: look anew what there is to do."""
+    table = _sorted(pa.concat_tables(list(_marked(files, batch)), promote_options="default"))
+    if table.num_rows != batch.rows:
+        raise StoreError(f"{batch.stage} has {table.num_rows} rows where {batch.rows} were committed: `sweep check` it")
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", compression_level=3, row_group_size=GROUP)
+    facts = {"rows": table.num_rows, "replaces": dict(batch.records)}
+    return store.publish(files, f"compact/{batch.stage}", f"{batch.number:06d}", sink.getvalue(), "parquet", facts)
+
+
+def _marked(files: Store, batch: Batch) -> Iterator[pa.Table]:
+    for (shard, record), data in zip(batch.records.items(), _parts(files, batch), strict=True):
+        store.verify(files, record, data)
+        table = pq.read_table(io.BytesIO(data), use_threads=False)
+        table = table.append_column(SHARD, pa.array([shard] * table.num_rows, pa.string()))
+        yield table.append_column(ROW, pa.array(range(table.num_rows), pa.int32()))
+
+
+def _parts(files: Store, batch: Batch) -> Sequence[bytes]:
+    return files.read_all([record["file"] for record in batch.records.values()])
+
+
+def _sorted(table: pa.Table) -> pa.Table:
+    keys = [name for name in (*ORDER, SHARD, ROW) if name in table.column_names]
+    return table.sort_by([(name, "ascending") for name in keys])
+
+
+# -- garbage ----------------------------------------------------------------------------------------------------------
+
+
+def garbage(files: Store, keep: float = KEEP) -> Iterator[str]:
+    """Files that nothing needs since `keep` seconds at least: replaced parts, parts that were never committed, and what
+    killed writers left half done. StoreError where a compact part is damaged: what it replaces is needed then."""
+    yield from sorted(path for path, age in files.ages(TMP).items() if age > keep)
+    for stage in ("directions", "doses", *stages(files)):
+        yield from _of_stage(files, stage, keep)
+
+
+def _of_stage(files: Store, stage: str, keep: float) -> Iterator[str]:
+    """What is there is listed before what is committed, so that nothing that comes in between looks abandoned."""
+    old, old_compact = _old_parts(files, stage, keep), _old_parts(files, f"compact/{stage}", keep)
+    records, compact = store.manifest(files, stage)
+    yield from sorted(old - {record["file"] for record in records.values()})
+    yield from sorted(old_compact - {record["file"] for record in compact.values()})
+    ages = files.ages(f"commits/compact/{stage}")
+    for name, record in compact.items():
+        sources = {each["file"] for each in record["replaces"].values()} & old
+        if sources and ages.get(f"commits/compact/{stage}/{name}.json", 0) > keep:
+            store.read_part(files, record)
+            yield from sorted(sources)
+
+
+def _old_parts(files: Store, stage: str, keep: float) -> set[str]:
+    """Not those of stages inside it, nor what else a stage keeps, such as a judge's answers."""
+    found = files.ages(stage)
+    return {path for path, age in found.items() if age > keep and PART.fullmatch(path.removeprefix(f"{stage}/"))}
