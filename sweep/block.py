@@ -6,7 +6,6 @@ Nothing is stored per trial: trial i is arithmetic on i and a permutation keyed 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from sweep.identity import digest, digest_pair, mix, permuted
+from sweep.identity import canonical, digest, digest_pair, mix, permuted, prompt_identity, seed_base, seed_from
 from sweep.material import NO_DRAWS, Draws, Picks, concept_vector
 from sweep.trial import (
     Arm,
@@ -154,7 +153,14 @@ class Block:
 
     def source(self, item: str) -> Source:
         """The direction that an item names: one of the spec's own, or the word's concept vector."""
-        return self._own_source.get(item) or concept_vector(item, self.vector_prompt, self.baseline)
+        if item not in self._sources:
+            own = self._own_source.get(item)
+            self._sources[item] = own or concept_vector(item, self.vector_prompt, self.baseline)
+        return self._sources[item]
+
+    @cached_property
+    def _sources(self) -> dict[str, Source]:
+        return {}
 
     def direction_sources(self) -> list[Source]:
         """Every source that the block's injections need, each once."""
@@ -198,7 +204,7 @@ class Block:
         prompt, item, arm = self.prompts[at[0]], self.items[at[1]], self.arms[at[2]]
         repeat = self.repeats[at[6]]
         injections = self._injections(item, arm, repeat, at)
-        seed = seed_of(self.protocol, prompt, item, repeat)
+        seed = self._seed(at[0], item, repeat)
         return Trial(
             id=self._id(item, arm, injections, repeat, at),
             block=self.key,
@@ -223,6 +229,16 @@ class Block:
             shading=tuple(direction for word, direction in self._shading if word.lower() != item.lower()),
         )
 
+    def _seed(self, prompt: int, item: str, repeat: int) -> int:
+        """seed_of, which thousands of trials have in common but for the repeat."""
+        if (prompt, item) not in self._seeds:
+            self._seeds[prompt, item] = seed_base(self.protocol, self.prompts[prompt], item)
+        return seed_from(self._seeds[prompt, item], repeat)
+
+    @cached_property
+    def _seeds(self) -> dict[tuple[int, str], int]:
+        return {}
+
     @cached_property
     def _shading(self) -> list[tuple[str, Direction]]:
         return [(word, Direction(source=self.source(word))) for word in self.shading]
@@ -231,7 +247,7 @@ class Block:
         layer, strength = self.layers[at[3]], self.strengths[at[4]]
         if arm == "none" or layer is None or strength is None:
             return ()
-        direction = self._direction(item, arm, repeat)
+        direction, _ = self._direction(item, arm, repeat)
         if isinstance(strength, StrengthRule):
             strength = replace(strength, of=self.source(item))
         span = self.spans[at[5]]
@@ -239,10 +255,22 @@ class Block:
             Injection(direction=direction, layer=layer, strength=strength, norm=self.norm, mode=self.mode, span=span),
         )
 
-    def _direction(self, item: str, arm: Arm, repeat: int) -> Direction:
+    def _direction(self, item: str, arm: Arm, repeat: int) -> tuple[Direction, tuple[int, int]]:
+        """And what it adds to an id."""
+        drawn = repeat if arm in ("random", "shuffled") else None
+        if (item, arm, drawn) not in self._directions:
+            made = self._made(item, arm, drawn)
+            self._directions[item, arm, drawn] = made, _direction_pair(made)
+        return self._directions[item, arm, drawn]
+
+    def _made(self, item: str, arm: Arm, repeat: int | None) -> Direction:
         source = self.source(self._picks.others(item)[0] if arm == "wrong_concept" else item)
-        draw = digest_pair("draw", [item, repeat])[0] if arm in ("random", "shuffled") else None
+        draw = None if repeat is None else digest_pair("draw", [item, repeat])[0]
         return Direction(source=source, change=_CHANGES[arm], draw=draw)  # pyright: ignore[reportArgumentType]
+
+    @cached_property
+    def _directions(self) -> dict[tuple[str, Arm, int | None], tuple[Direction, tuple[int, int]]]:
+        return {}
 
     def _given(self, item: str) -> tuple[str, ...]:
         """The other concepts that the item's trials are given."""
@@ -262,7 +290,7 @@ class Block:
             parts.append(digest_pair("reads", source_digest(self.source(item))))
         strength = self.values("strengths")[at[4]]
         for injection in injections:  # as one value each: swapping the layers of two is another trial
-            direction = _direction_pair(injection.direction)
+            direction = self._direction(item, arm, repeat)[1]
             parts.append(digest_pair("injection", f"{direction} {injection.layer} {strength} {injection.span}"))
         low, high = (sum(part[i] for part in parts) % (1 << 64) for i in (0, 1))
         return f"{high:016x}{low:016x}"
@@ -271,37 +299,12 @@ class Block:
 # -- identity ---------------------------------------------------------------------------------------------------------
 
 
-def canonical(value: Any) -> str:
-    """JSON with sorted keys, so that equal values have equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
-
-
-def _plain(value: Any) -> Any:
-    return TypeAdapter(type(value)).dump_python(value, mode="json")
-
-
 def _model_identity(model: Model) -> list[Any]:
     return [model.digest, model.dtype, model.quantisation, model.engine]
 
 
-_PROMPT_IDENTITIES: dict[Prompt, str] = {}
-
-
-def prompt_identity(prompt: Prompt) -> str:
-    """The prompt's text and everything else about it but its name."""
-    if prompt not in _PROMPT_IDENTITIES:
-        _PROMPT_IDENTITIES[prompt] = canonical(replace(prompt, name=""))
-    return _PROMPT_IDENTITIES[prompt]
-
-
-_DIRECTION_PAIRS: dict[Direction, tuple[int, int]] = {}
-
-
 def _direction_pair(direction: Direction) -> tuple[int, int]:
-    if direction not in _DIRECTION_PAIRS:
-        named = replace(direction, source=nameless(direction.source))
-        _DIRECTION_PAIRS[direction] = digest_pair("direction", canonical(named))
-    return _DIRECTION_PAIRS[direction]
+    return digest_pair("direction", canonical(replace(direction, source=nameless(direction.source))))
 
 
 def source_digest(source: Source) -> str:
@@ -318,12 +321,6 @@ def as_dosed(injection: Injection) -> Injection:
     """What a dose is known by. Where an injection acts does not change its norm, but it does what is measured of it."""
     measured = isinstance(injection.strength, StrengthRule) and injection.strength.rule == "kl_of_concept"
     return injection if measured else replace(injection, span="protocol")
-
-
-def seed_of(protocol: str, prompt: Prompt, item: str, repeat: int) -> int:
-    """63 bits from (protocol, prompt text, item, repeat): arms and controls of an item share it, so they are paired."""
-    pairs = (("protocol", protocol), ("prompt", prompt_identity(prompt)), ("item", item), ("repeat", repeat))
-    return mix(sum(digest_pair(f"seed {axis}", value)[0] for axis, value in pairs), "seed") >> 1
 
 
 def split_of(item: str) -> Any:

@@ -1,19 +1,46 @@
-"""What happened to leases, as whole files `events/<driver>-<n>.jsonl`; the budgets of a shard are counted from them."""
+"""What happened to leases, as whole files `events/<driver>-<n>.jsonl`; the budgets of a shard are counted from them.
+
+The last line of each file is a sign of life: what its driver had come to by then.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import socket
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Container
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from sweep.scheduler import Lease, Spent, Stage
+from sweep.blame import Spent
+from sweep.redact import redact
+from sweep.scheduler import Lease, Stage
 from sweep.store import Store
 
-Event = Literal["lease", "lost", "error", "contradiction", "abandoned", "failed"]
-CHARGES: dict[str, str] = {"lost": "losses", "error": "errors", "contradiction": "errors"}
-URGENT = frozenset({"lost", "error", "contradiction", "failed"})
+Failure = Literal["lost", "stalled", "error", "contradiction"]
+Event = Failure | Literal["lease", "abandoned", "failed"]
+CHARGES: dict[str, str] = {"lost": "losses", "stalled": "losses", "error": "errors", "contradiction": "errors"}
+URGENT = frozenset({*CHARGES, "failed"})
+IN_ONE_GO = frozenset({"directions", "doses"})  # stages in which a lease's shards are not done one after the other
 INTERVAL = 5.0  # seconds that a lease may go unwritten; what goes wrong is written at once
+SILENT = 60.0  # seconds between two signs of life where nothing else happens
+ALIVE = "alive"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sign:
+    """Of a driver's life. Counts are its own, since it began; `hours` those for which its replicas were held, of GPUs
+    or, where `gpus` is False, of replicas; `price` what one of them costs, None: not said."""
+
+    stage: Stage
+    replicas: int
+    losses: int
+    failures: int
+    hours: float
+    gpus: bool
+    price: float | None
+    ended: str | None = None  # how; None while it goes on, and for ever if it was killed
 
 
 class EventLog:
@@ -23,9 +50,14 @@ class EventLog:
         self._store, self._driver = files, driver
         self._events: list[dict[str, Any]] = []
         self._files = 0
-        self._due = 0.0
+        self._due = self._silent = 0.0
+        self._sign: Sign | None = None
+        self._by = f"process {os.getpid()} on {socket.gethostname()}"
 
-    def note(self, event: Event, lease: Lease, reason: str | None = None) -> None:
+    def note(
+        self, event: Event, lease: Lease, reason: str | None = None, shards: tuple[str, ...] | None = None
+    ) -> None:
+        """`shards`: which of the lease's it concerns, if not all."""
         self._events.append(
             {
                 "time": time.time(),
@@ -33,43 +65,70 @@ class EventLog:
                 "stage": lease.stage,
                 "lease": lease.id,
                 "replica": lease.replica,
-                "shards": lease.shards,
+                "shards": lease.shards if shards is None else shards,
                 "attempts": lease.attempts,
-                "reason": reason,
+                "reason": reason and redact(reason),
             }
         )
         if event in URGENT:
             self._due = 0.0
 
+    def alive(self, sign: Sign) -> None:
+        """What the next file is to end with."""
+        self._sign = sign
+
     def flush(self, *, force: bool = False) -> None:
         """Write what is due: everything, if anything urgent is among it or the oldest has waited long enough."""
-        if self._events and (force or time.monotonic() >= self._due):
-            data = "".join(json.dumps(event) + "\n" for event in self._events)
-            self._store.write(f"events/{self._driver}-{self._files:06d}.jsonl", data.encode())
-            self._files += 1
-            self._events = []
-            self._due = time.monotonic() + INTERVAL
+        now = time.monotonic()
+        due = bool(self._events) and (force or now >= self._due)
+        if due or (self._sign is not None and now >= self._silent):
+            self._write(now)
+
+    def close(self, ended: str) -> None:
+        """Say how it ended, if it ever said anything."""
+        if self._files and self._sign is not None:
+            self._sign = replace(self._sign, ended=ended)
+            self._write(time.monotonic())
+
+    def _write(self, now: float) -> None:
+        data = "".join(json.dumps(event) + "\n" for event in (*self._events, *self._signs()))
+        self._store.write(f"events/{self._driver}-{self._files:06d}.jsonl", data.encode())
+        self._files += 1
+        self._events = []
+        self._due, self._silent = now + INTERVAL, now + SILENT
+
+    def _signs(self) -> list[dict[str, Any]]:
+        """In a form that no reader of leases takes for one."""
+        if self._sign is None:
+            return []
+        nothing = {"lease": None, "replica": None, "shards": [], "attempts": [], "reason": None}
+        facts = asdict(self._sign)
+        doing = facts.pop("stage")
+        return [{"time": time.time(), "event": ALIVE, "stage": None, **nothing, "by": self._by, "at": doing, **facts}]
 
 
 def spent(files: Store, stage: Stage, shards: Container[str]) -> dict[str, Spent]:
     """What each of these shards, which are not committed, has cost. After a run failed on one it begins anew."""
     result: dict[str, Spent] = {}
     open_leases: dict[tuple[str, int], tuple[str, ...]] = {}
-    for driver, event in _read(files, stage):
+    for driver, event in read(files):
+        if event["stage"] != stage:
+            continue
         key = driver, event["lease"]
         if event["event"] == "lease":
             open_leases[key] = tuple(event["shards"])
         else:
             open_leases.pop(key, None)
         for shard in filter(shards.__contains__, event["shards"]):
-            _count(result.setdefault(shard, Spent()), event["event"])
+            _count(result.setdefault(shard, Spent()), event["event"], event["reason"])
     for lost in open_leases.values():
-        for shard in filter(shards.__contains__, lost):
-            result[shard].losses += 1
+        undone = list(filter(shards.__contains__, lost))
+        for shard in undone if stage in IN_ONE_GO else undone[:1]:  # only the first can have been begun
+            _count(result[shard], "lost", "the driver was lost that had leased it")
     return result
 
 
-def _count(spent: Spent, event: str) -> None:
+def _count(spent: Spent, event: str, reason: str | None) -> None:
     if event == "lease":
         spent.leases += 1
     elif event == "failed":
@@ -77,13 +136,34 @@ def _count(spent: Spent, event: str) -> None:
     elif event in CHARGES:
         charge = CHARGES[event]
         setattr(spent, charge, getattr(spent, charge) + 1)
+        spent.reason = reason or spent.reason
 
 
-def _read(files: Store, stage: Stage) -> Iterator[tuple[str, dict[str, Any]]]:
-    events = [
-        (path.rpartition("/")[2].rpartition("-")[0], json.loads(line))
-        for path in files.list("events")
-        for line in files.read(path).splitlines()
-    ]
-    events.sort(key=lambda event: event[1]["time"])
-    return ((driver, event) for driver, event in events if event["stage"] == stage)
+def read(files: Store) -> list[tuple[str, dict[str, Any]]]:
+    """All of all drivers, by time; a driver's own stay in the order in which it wrote them, also where its clock was
+    set back."""
+    paths, found = files.list("events"), list[tuple[float, str, dict[str, Any]]]()
+    latest: dict[str, float] = {}
+    for path, data in zip(paths, files.read_all(paths), strict=True):
+        driver = _driver(path)
+        for event in map(json.loads, data.splitlines()):
+            latest[driver] = max(latest.get(driver, 0.0), event["time"])
+            found.append((latest[driver], driver, event))
+    found.sort(key=lambda entry: entry[0])
+    return [(driver, event) for _, driver, event in found]
+
+
+def signs(files: Store) -> dict[str, dict[str, Any]]:
+    """The newest sign of life of each driver that gave one: `at` what, `by` whom, and the fields of a Sign."""
+    newest = {_driver(path): path for path in files.list("events")}
+    lines = (json.loads(data.splitlines()[-1]) for data in files.read_all(list(newest.values())))
+    return {driver: last for driver, last in zip(newest, lines, strict=True) if last["event"] == ALIVE}
+
+
+def hours(files: Store, driver: str) -> float:
+    """For which the replicas of all drivers but this one were held, as far as they said."""
+    return sum(sign["hours"] for name, sign in signs(files).items() if name != driver)
+
+
+def _driver(path: str) -> str:
+    return path.rpartition("/")[2].rpartition("-")[0]

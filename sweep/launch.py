@@ -10,9 +10,10 @@ from pathlib import Path
 
 from sweep import plan
 from sweep.block import Block
+from sweep.manifest import Manifest
 from sweep.plan import Plan
-from sweep.rows import from_parquet
-from sweep.store import Store, read_part, records
+from sweep.splits import leaves
+from sweep.store import Store, splits
 from sweep.study import Study
 
 
@@ -36,10 +37,11 @@ def prepare(store: Store, study: Study, spec: Path, *, retry_errors: bool, yes: 
     """
     before = plan.load(store)
     remarks = _compare(before, study, yes)
-    number = _keep_spec(store, spec.read_bytes())
+    _keep(store, "specs", "toml", spec.read_bytes())
     grown = plan.grow(store, study.blocks)
     asked = [block.key for block in plan.asked(grown, study.blocks) if not block.attempt]
-    store.create(f"asked/{number}.json", json.dumps({"spec": str(spec.resolve()), "blocks": asked}).encode())
+    document = {"spec": str(spec.resolve()), "blocks": asked, "grades": study.graders.stage}
+    _keep(store, "asked", "json", json.dumps(document).encode())
     if retry_errors:
         again = list(_retries(store, plan.asked(grown, study.blocks)))
         remarks.append(f"{sum(block.size for block in again):,} trials that ended in an error are tried again")
@@ -65,19 +67,19 @@ def _compare(before: Plan, study: Study, yes: bool) -> list[str]:
     return [f"the spec was edited: {kept:,} trials kept, {total - kept:,} new, {there - kept:,} no longer asked for"]
 
 
-def _keep_spec(store: Store, text: bytes) -> int:
-    """specs/<n>.toml: a further number only for further text. Returns n."""
+def _keep(store: Store, folder: str, suffix: str, text: bytes) -> None:
+    """<folder>/<n>.<suffix>: a further number only for further text."""
     while True:
-        names = store.list("specs")
+        names = store.list(folder)
         if names and store.read(max(names, key=lambda name: int(Path(name).stem))) == text:
-            return len(names) - 1
-        if store.create(f"specs/{len(names)}.toml", text):
-            return len(names)
+            return
+        if store.create(f"{folder}/{len(names)}.{suffix}", text):
+            return
 
 
 def _retries(store: Store, blocks: Sequence[Block]) -> Iterator[Block]:
     """One further block for each product some of whose trials ended, the last time, in an error."""
-    committed = records(store, "trials")
+    committed, split = Manifest(store, "trials", columns=("number", "status")), splits(store)
 
     def product(block: Block) -> str:
         return block.original.key
@@ -86,13 +88,12 @@ def _retries(store: Store, blocks: Sequence[Block]) -> Iterator[Block]:
         attempts = sorted(family, key=lambda block: block.attempt)
         status: dict[int, str] = {}
         for block in attempts:
-            for number in range(block.shards):
-                record = committed.get(plan.shard_name(block.key, number))
+            for name in leaves(plan.shards_of(block), split):
+                record = committed.records.get(name)
                 if record is None and block.indices is not None:  # asked for already, and still to come
-                    waiting = block.indices[number * block.shard_size : (number + 1) * block.shard_size]
-                    status |= dict.fromkeys(waiting, "waiting")
+                    status |= dict.fromkeys((trial.index for trial in plan.trials_of(block, name)), "waiting")
                 if record and (block.attempt or any(cell["error"] for cell in record["counts"])):
-                    table = from_parquet(read_part(store, record)).select(["number", "status"])
+                    table = committed.table(name)
                     status |= dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
         failed = [index for index, ended in status.items() if ended == "error"]
         if failed:

@@ -31,8 +31,45 @@ def shard_name(key: str, number: int) -> str:
 
 
 def parse_shard(name: str) -> tuple[str, int]:
+    """The block's key and the number of the whole shard, of whose halves this may be one."""
     key, _, number = name.rpartition("-")
-    return key, int(number)
+    return key, int(number.partition(".")[0])
+
+
+def shards_of(block: Block) -> Iterator[str]:
+    """The names of a block's shards, whole."""
+    return (shard_name(block.key, number) for number in range(block.shards))
+
+
+def halves_of(name: str) -> tuple[str, str]:
+    """The names of the two that a shard is split into."""
+    return f"{name}.0", f"{name}.1"
+
+
+def is_half(name: str) -> bool:
+    return "." in name
+
+
+def size_of(block: Block, name: str) -> int:
+    """How many trials a shard, or a half of one, has."""
+    start, stop = _bounds(block, name)
+    return stop - start
+
+
+def _bounds(block: Block, name: str) -> tuple[int, int]:
+    """Which of its whole shard's trials it has: all of them, or a half of a half of ..."""
+    _, number = parse_shard(name)
+    start, stop = 0, min(block.shard_size, block.size - number * block.shard_size)
+    for half in name.split(".")[1:]:
+        middle = (start + stop + 1) // 2
+        start, stop = (start, middle) if half == "0" else (middle, stop)
+    return start, stop
+
+
+def trials_of(block: Block, name: str) -> list[Trial]:
+    """The trials of a shard, or of a half of one."""
+    start, stop = _bounds(block, name)
+    return block.trials(parse_shard(name)[1])[start:stop]
 
 
 def overlap(block: Block, other: Block) -> int:
@@ -73,8 +110,7 @@ def in_order(blocks: Sequence[Block]) -> Iterator[str]:
     """Shard names, all blocks advancing together, so that controls never come last and partial rates are balanced."""
 
     def shards(block: Block) -> Iterator[tuple[float, str]]:
-        count = block.shards
-        return (((number + 0.5) / count, shard_name(block.key, number)) for number in range(count))
+        return (((number + 0.5) / block.shards, name) for number, name in enumerate(shards_of(block)))
 
     return (name for _, name in heapq.merge(*map(shards, blocks)))
 
@@ -93,12 +129,14 @@ class Plan:
     def _by_key(self) -> dict[str, Block]:
         return {block.key: block for block in self.blocks}
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._by_key
+
     def block(self, key: str) -> Block:
         return self._by_key[key]
 
     def trials(self, shard: str) -> list[Trial]:
-        key, number = parse_shard(shard)
-        return self.block(key).trials(number)
+        return trials_of(self.block(parse_shard(shard)[0]), shard)
 
 
 def load(store: Store) -> Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sweep.scheduler import IN_FLIGHT, Lease
 from sweep.worker import Done, Worker
@@ -26,7 +26,24 @@ class Pool(typing.Protocol):
         ...
 
     @property
-    def replicas(self) -> Sequence[str]: ...
+    def gpus(self) -> float:
+        """GPUs that each replica holds, 0 where there are none."""
+        ...
+
+    @property
+    def replicas(self) -> Sequence[str]:
+        """Those that take leases now: fewer or more from one look to the next, as machines come and go."""
+        ...
+
+    @property
+    def draining(self) -> Collection[str]:
+        """Of `replicas`, those whose machine was announced to go: they end what they have, and get no new lease."""
+        ...
+
+    @property
+    def coming(self) -> int:
+        """Replicas that are being started, or whose machines are awaited: while there are none yet, a driver waits."""
+        ...
 
     async def submit(self, replica: str, lease: Lease) -> Done:
         """Raises ReplicaLost, or what Worker.run raised there."""
@@ -46,8 +63,12 @@ class Pool(typing.Protocol):
 class InProcessPool:
     """One worker in the driver's own process: for debugging, and for a laptop."""
 
-    def __init__(self, worker: Worker, in_flight: int = IN_FLIGHT) -> None:
-        self._worker, self.in_flight = worker, in_flight
+    draining: Collection[str] = ()
+    coming = 0
+    gpus = 0.0
+
+    def __init__(self, worker: Worker, in_flight: int = IN_FLIGHT, gpus: float = 0.0) -> None:
+        self._worker, self.in_flight, self.gpus = worker, in_flight, gpus
         self.replicas: Sequence[str] = ("in-process",)
 
     async def submit(self, replica: str, lease: Lease) -> Done:

@@ -1,4 +1,4 @@
-"""Trials and grades as Parquet rows. One table a shard; the schema is the data dictionary."""
+"""Trials and grades as Parquet rows. One table a shard; its schema is made from the data dictionary."""
 
 from __future__ import annotations
 
@@ -6,109 +6,33 @@ import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sweep import columns as dictionary
 from sweep.engine import Reply
 from sweep.identity import digest
 from sweep.trial import Grade, Injection, Outcome, Protocol, Sampling, StrengthRule, Template, Trial
 from sweep.words import category
 
 SCHEMA_VERSION = 1
-
-REPLY = pa.struct(
-    [
-        pa.field("name", pa.string()),
-        pa.field("text", pa.string()),
-        pa.field("token_ids", pa.list_(pa.int32())),
-        pa.field("stop", pa.string()),
-        pa.field("prompt_tokens", pa.int32()),
-        pa.field("rendered", pa.string()),
-        pa.field("marked", pa.list_(pa.list_(pa.int32()))),
-        pa.field("options", pa.list_(pa.struct([("option", pa.string()), ("logprob", pa.float64())]))),
-        pa.field("expected", pa.int32()),
-        pa.field("edited", pa.int32()),
-        pa.field("cached", pa.int32()),
-    ]
+_REPLY = "replies.list.element"
+# Columns for which a compressor is worth its set-up in a part of a shard; the others come to a few hundred bytes each.
+_LONG = dict.fromkeys(
+    ("trial", "text", "reason", "raw", f"{_REPLY}.text", f"{_REPLY}.rendered", f"{_REPLY}.token_ids.list.element"),
+    "zstd",
 )
 
-# (column, type, meaning). Null means unknown or not applicable, never zero.
-COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
-    ("trial", pa.string(), "identity: 32 hex digits, a hash of everything that could change the answer"),
-    ("block", pa.string(), "block of the plan that the trial was drawn from"),
-    ("number", pa.int64(), "index of the trial in its block"),
-    ("model", pa.string(), "model name as the spec gives it"),
-    ("model_digest", pa.string(), "commit, or digest of the local files"),
-    ("engine", pa.string(), "kind of engine"),
-    ("protocol", pa.string(), "experiment"),
-    ("prompt", pa.string(), "name of the wording"),
-    ("item", pa.string(), "concept or question"),
-    ("category", pa.string(), "category that a shipped word list puts the item in; null where none does"),
-    ("arm", pa.string(), "what was done to the model"),
-    ("layer", pa.int32(), "decoder block of the first injection, 0-based; null where nothing is injected"),
-    ("depth", pa.float64(), "layer / number of layers"),
-    ("strength", pa.float64(), "alpha of the first injection as asked; null for a rule or no injection"),
-    ("rule", pa.string(), "strength rule of the first injection, as JSON; null for a number"),
-    ("alpha", pa.float64(), "alpha that was applied: the strength, or what the rule resolved to"),
-    ("norm", pa.string(), "norm convention: raw, unit, residual"),
-    ("mode", pa.string(), "add, replace, project_out"),
-    ("span", pa.string(), "where the injection acts"),
-    ("injections", pa.int32(), "number of injections"),
-    ("direction", pa.string(), "name of the first injection's source"),
-    ("change", pa.string(), "what was done to the source: none, negated, shuffled, random"),
-    ("repeat", pa.int32(), "repeat of the same coordinates"),
-    ("order", pa.int32(), "which of its protocol's orders the sentences stand in; null where there is only one"),
-    ("sentence", pa.string(), "the sentence, of several the one that was chosen; null where the protocol has none"),
-    ("seed", pa.uint64(), "seed of the trial, shared by its arms"),
-    ("temperature", pa.float64(), "sampling temperature"),
-    ("setting", pa.string(), "digest of template, sampling and report; see the plan. Rates never pool over it"),
-    (
-        "cluster",
-        pa.string(),
-        "independent unit: the item, or for a control whose prompt does not hold it the distinct prompt and seed",
-    ),
-    ("split", pa.string(), "dev or confirm, by hash of the item"),
-    ("status", pa.string(), "ok, error, skipped"),
-    ("reason", pa.string(), "why the status is not ok"),
-    ("attempt", pa.int32(), "0 for the first attempt at the trial"),
-    ("propensity", pa.float64(), "probability with which a policy chose the trial; null where none did"),
-    ("text", pa.string(), "the answer (the first reply's text)"),
-    ("stop", pa.string(), "why the answer ended: end, length, none"),
-    ("tokens", pa.int32(), "generated tokens over all replies"),
-    ("direction_norm", pa.float64(), "||v|| of the first injection's direction at its layer, as extracted"),
-    ("alpha_norm", pa.float64(), "alpha ||v|| as extracted; null unless the norm convention is raw"),
-    ("delta_norm", pa.float64(), "mean ||delta|| over the edited positions"),
-    ("residual_norm", pa.float64(), "mean ||h|| over the same positions before the edit"),
-    ("ratio", pa.float64(), "delta_norm / residual_norm: how hard the stream was hit"),
-    ("replies", pa.list_(REPLY), "every call of the trial, in order"),
-    (
-        "measures",
-        pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())])),
-        "numbers the protocol measured",
-    ),
-)
-
-TRIALS = pa.schema([pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in COLUMNS])
-
-GRADES = pa.schema(
-    [
-        pa.field("trial", pa.string(), metadata={"meaning": "identity of the trial"}),
-        pa.field("grader", pa.string(), metadata={"meaning": "who graded, with its version"}),
-        pa.field("measure", pa.string(), metadata={"meaning": "what was judged"}),
-        pa.field("verdict", pa.bool_(), metadata={"meaning": "true, false, or null: the grader could not tell"}),
-        pa.field("score", pa.float64(), metadata={"meaning": "a number where the measure has one"}),
-        pa.field("reason", pa.string(), metadata={"meaning": "why"}),
-        pa.field("raw", pa.string(), metadata={"meaning": "what a judge wrote, in full; null where none was asked"}),
-        pa.field("asked", pa.string(), metadata={"meaning": "digest of what the judge was asked"}),
-    ]
-)
+TRIALS = dictionary.schema(dictionary.TRIALS)
+GRADES = dictionary.schema(dictionary.GRADES)
 
 
 def cluster(outcome: Outcome, protocol: Protocol) -> str:
     """The independent unit (design: n counts these). A control's is what makes its text distinct."""
     trial = outcome.trial
-    named = protocol.item_in_prompt or any("{word}" in turn.text for turn in trial.prompt.turns)
+    named = protocol.item_in_prompt or any("{word}" in turn.text.lower() for turn in trial.prompt.turns)
     if trial.injections or named or not outcome.replies:
         return trial.item
     rendered = next(iter(outcome.replies.values())).rendered
@@ -223,11 +147,17 @@ def grade_row(grade: Grade, grader: str) -> dict[str, object]:
 
 
 def to_parquet(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> bytes:
-    """One whole Parquet file, zstd; text compresses well because a shard is sorted by prompt."""
+    """One whole Parquet file. What is long is compressed, and well, because a shard is sorted by prompt."""
     columns = {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in schema}
-    table = pa.Table.from_pydict(columns, schema=schema.with_metadata({"schema_version": str(SCHEMA_VERSION)}))
+    return written(pa.Table.from_pydict(columns, schema=schema))
+
+
+def written(table: pa.Table) -> bytes:
+    """A table as such a file."""
+    table = table.replace_schema_metadata({"schema_version": str(SCHEMA_VERSION)})
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", compression_level=3)
+    codec: Any = _LONG  # its stubs know of one name for all columns only
+    pq.write_table(table, sink, compression=codec, compression_level=dict.fromkeys(_LONG, 3), write_statistics=False)
     return sink.getvalue()
 
 

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sweep import checks, grading, protocols, stimuli, words
-from sweep.block import Block, prompt_identity
-from sweep.grading import NamedGrader
+from sweep import checks, protocols, stimuli, words
+from sweep.block import Block
+from sweep.grading.chosen import Graders, of_run
+from sweep.identity import prompt_identity
 from sweep.material import Draws
 from sweep.models import SHIPPED, ModelError, ModelRequest, identify
+from sweep.redact import redact
 from sweep.spec import (
     DirectionTable,
     ExperimentTable,
@@ -45,7 +47,7 @@ class Study:
     spec: Spec
     blocks: tuple[Block, ...]
     models: tuple[Model, ...]
-    grader: NamedGrader
+    graders: Graders
     warnings: tuple[str, ...]
 
 
@@ -57,6 +59,8 @@ def read(path: Path) -> Study:
         text = path.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise SpecError([f"not UTF-8 text: {error.reason} at byte {error.start}"], str(path)) from error
+    if redact(text) != text:  # it is kept in the run, byte for byte
+        raise SpecError(["it holds a password or the value of a secret variable: name the variable"], str(path))
     return parse(text, folder=path.parent, source=str(path))
 
 
@@ -82,7 +86,7 @@ class _Resolver:
             self.sentences = self._words(self.spec.sentences, "sentences")
         self.sources = {name: self._source(name, table) for name, table in self.spec.directions.items()}
         self.sources |= {name: self._contrast(name) for name in self.spec.contrasts}
-        self.grader = self._grader()
+        self.graders = self._graders()
         models = [self._model(i, table) for i, table in enumerate(self.spec.models)]
         self._unique([table.name for table in self.spec.models], "models")
         self._one_declaration()
@@ -91,7 +95,7 @@ class _Resolver:
         if self.problems:
             raise SpecError(list(dict.fromkeys(self.problems)), self.source)
         warnings = tuple(dict.fromkeys(self.warnings))
-        return Study(spec=self.spec, blocks=tuple(blocks), models=tuple(found), grader=self.grader, warnings=warnings)
+        return Study(spec=self.spec, blocks=tuple(blocks), models=tuple(found), graders=self.graders, warnings=warnings)
 
     def _stimuli(self) -> stimuli.Stimuli:
         path = self.folder / self.spec.stimuli if self.spec.stimuli else None
@@ -109,12 +113,12 @@ class _Resolver:
                 found.add(protocols.get(table.protocol).stimuli)
         return found
 
-    def _grader(self) -> NamedGrader:
+    def _graders(self) -> Graders:
         try:
-            return grading.get(self.spec.grader)
+            return of_run(self.spec.grader, self.folder)
         except ValueError as error:
             self.problems.append(f"grader: {error}")
-            return grading.get("rules")
+            return of_run("rules", self.folder)
 
     def _template(self) -> Template:
         table = self.spec.template

@@ -16,8 +16,14 @@ from sweep.block import Block, as_dosed, canonical, source_digest
 from sweep.engine import Engine, EngineDead, EngineUnavailable, InjectionContradiction
 from sweep.grading import NamedGrader
 from sweep.grading import stage as grading
+from sweep.grading.answers import Once
+from sweep.grading.judge import Judge
+from sweep.grading.judging import judge_shard
+from sweep.grading.local import Local
+from sweep.grading.questions import Ask
 from sweep.identity import digest
-from sweep.plan import Plan, parse_shard
+from sweep.plan import Plan, load, parse_shard, trials_of
+from sweep.redact import redact
 from sweep.scheduler import Lease
 from sweep.store import Record, Store, StoreError, failpoint
 from sweep.stream import Stream, TrialSubject
@@ -30,7 +36,8 @@ REASON = 2000  # characters kept of why a trial failed
 @dataclass(frozen=True, kw_only=True)
 class Kit:
     """What a worker needs from other folders. `measure` gives a safetensors file with a key for each source, and
-    `resolve` a Parquet file with a row for each dose; `doses` reads what is committed of those."""
+    `resolve` a Parquet file with a row for each dose; `doses` reads what is committed of those. `grader` grades a trial
+    as it lands; `judge`, a model, grades what is committed, in leases of its own group."""
 
     engine: Callable[[Model, Template], Engine]
     measure: Callable[[Engine, Mapping[str, Source], Template], bytes]
@@ -38,6 +45,7 @@ class Kit:
     doses: Callable[[Model, Template], Doses]
     protocol: Callable[[str], Protocol]
     grader: NamedGrader
+    judge: Judge | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +123,18 @@ class Worker:
             return Finished(name=name)
         block, began = self._block(name), time.time()
         protocol = self._kit.protocol(block.protocol)
-        trials = block.trials(parse_shard(name)[1])
-        async with self._engine(lease.group, block) as stream:
-            doses = self._kit.doses(block.model, block.template)
-            outcomes = await stream.race(run_trials(trials, protocol, stream, doses, block.attempt))
+        trials, notes = trials_of(block, name), list[str]()
+        if lease.give_up is None:
+            async with self._engine(lease.group, block.model, block.template) as stream:
+                doses = self._kit.doses(block.model, block.template)
+                outcomes = await stream.race(run_trials(trials, protocol, stream, doses, block.attempt))
+                notes += stream.engine.notes
+        else:
+            outcomes = [_error(trial, lease.give_up, block.attempt) for trial in trials]
         data = rows.to_parquet([rows.trial_row(outcome, protocol) for outcome in outcomes], rows.TRIALS)
         facts = {
             **summary(outcomes),
-            "engine": list(stream.engine.notes),
+            "engine": notes,
             "began": began,
             "ended": time.time(),
             "attempt": attempt,
@@ -136,12 +148,31 @@ class Worker:
         return Finished(name=name, record=record, grades=grades)
 
     async def _grades(self, lease: Lease) -> list[Finished]:
-        return [Finished(name=name, grades=self._regrade(name)) for name in lease.shards]
+        if not lease.group:  # rules load nothing
+            return [Finished(name=name, grades=self._regrade(name)) for name in lease.shards]
+        judge = self._kit.judge
+        if judge is None:
+            raise ValueError(f"lease {lease.id} is for a judge, and this replica was given none; please report this")
+        model, template = judge.asked_as
+        async with self._engine(lease.group, model, template) as stream:
+            ask = Once(Local(stream, template))
+            try:
+                records = [await stream.race(self._judged(judge, ask, name)) for name in lease.shards]
+            finally:
+                await ask.close()
+        return [Finished(name=name, grades=record) for name, record in zip(lease.shards, records, strict=True)]
+
+    async def _judged(self, judge: Judge, ask: Ask, name: str) -> Record | None:
+        if store.record(self._store, judge.stage, name) is not None:
+            return None
+        trials = trials_of(self._block(name), name)
+        outcomes, file = grading.committed_outcomes(self._store, name, trials)
+        return await judge_shard(self._store, judge, ask, name, outcomes, file)
 
     def _regrade(self, name: str) -> Record | None:
         block = self._block(name)
         measures = self._kit.protocol(block.protocol).measures
-        return grading.regrade(self._store, name, block.trials(parse_shard(name)[1]), self._kit.grader, measures)
+        return grading.regrade(self._store, name, trials_of(block, name), self._kit.grader, measures)
 
     async def _directions(self, lease: Lease) -> list[Finished]:
         blocks = self._group(lease.group)
@@ -168,7 +199,8 @@ class Worker:
         """What one replica makes and the others load: one part, and a commit record for each thing in it."""
         missing = [name for name in lease.shards if store.record(self._store, lease.stage, name) is None]
         if missing:
-            async with self._engine(lease.group, self._group(lease.group)[0]) as stream:
+            first = self._group(lease.group)[0]
+            async with self._engine(lease.group, first.model, first.template) as stream:
                 data = make(stream.engine, missing)
             part = store.put(self._store, lease.stage, lease.group, data, suffix)
             facts = {**part, "driver": lease.driver, "replica": lease.replica}
@@ -181,16 +213,19 @@ class Worker:
         return [block for block in self._plan.blocks if group_of(block.model, block.template) == group]
 
     def _block(self, shard: str) -> Block:
-        return self._plan.block(parse_shard(shard)[0])
+        key = parse_shard(shard)[0]
+        if key not in self._plan:  # it has grown: a judge may follow a run that somebody else drives
+            self._plan = load(self._store)
+        return self._plan.block(key)
 
     # -- the engine
 
     @asynccontextmanager
-    async def _engine(self, group: str, block: Block) -> AsyncGenerator[Stream]:
+    async def _engine(self, group: str, model: Model, template: Template) -> AsyncGenerator[Stream]:
         """The stream of the engine for a group, loaded when nobody uses the one before; dropped if it failed."""
         async with self._turn:
             await self._turn.wait_for(lambda: self._users == 0 or self._has(group))
-            stream = self._load(group, block)
+            stream = self._load(group, model, template)
             self._users += 1
         try:
             yield stream
@@ -201,10 +236,10 @@ class Worker:
                     self.close()
                 self._turn.notify_all()
 
-    def _load(self, group: str, block: Block) -> Stream:
+    def _load(self, group: str, model: Model, template: Template) -> Stream:
         if not self._has(group):
             self.close()  # before the next is loaded: two may not fit
-            self._loaded = group, Stream(self._start(block.model, block.template))
+            self._loaded = group, Stream(self._start(model, template))
         assert self._loaded is not None
         return self._loaded[1]
 
@@ -241,7 +276,8 @@ async def _run_one(trial: Trial, protocol: Protocol, stream: Stream, doses: Dose
     if lacking is not None:
         return Outcome(trial=trial, status="skipped", reason=lacking)
     alphas = [dose.alpha for dose in found if dose.alpha is not None]
-    dosed = (replace(injection, strength=a) for injection, a in zip(trial.injections, alphas, strict=True))
+    pairs = zip(trial.injections, alphas, strict=True)
+    dosed = (injection if injection.strength == a else replace(injection, strength=a) for injection, a in pairs)
     try:
         return await protocol.run(trial, TrialSubject(trial, tuple(dosed), stream))
     except FATAL as error:
@@ -260,11 +296,11 @@ def _settled(trial: Trial, result: object, attempt: int) -> Outcome:
     wrong = [name for name, value in measures.items() if not isinstance(value, Real | None)]
     if wrong:
         return _error(trial, f"TypeError: measure {wrong[0]!r} is neither a number nor None", attempt)
-    return replace(result, attempt=attempt)
+    return result if result.attempt == attempt else replace(result, attempt=attempt)
 
 
 def _error(trial: Trial, reason: str, attempt: int) -> Outcome:
-    return Outcome(trial=trial, status="error", reason=reason[:REASON], attempt=attempt)
+    return Outcome(trial=trial, status="error", reason=redact(reason)[:REASON], attempt=attempt)
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:

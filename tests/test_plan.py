@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweep import plan
-from sweep.block import AXES, BLOCK, Block, canonical, seed_of, split_of
-from sweep.identity import permuted
+from sweep.block import AXES, BLOCK, Block, canonical, split_of
+from sweep.identity import permuted, seed_of
 from sweep.material import Draws, concept_vector
 from sweep.store import Store
 from sweep.trial import Contrast, Message, Model, Prompt, Sampling, StrengthRule, Template, Trial

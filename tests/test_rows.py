@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from sweep import protocols
-from sweep.rows import COLUMNS, TRIALS, from_parquet, to_parquet, trial_row
+from sweep.columns import TABLES
+from sweep.rows import TRIALS, from_parquet, to_parquet, trial_row
 from sweep.trial import Outcome, Trial
 from sweep.words import category, word_list
 from tests.test_protocols import make_trial
@@ -42,8 +43,9 @@ def test_where_there_is_one_order_or_no_sentence_it_is_null_and_not_nought() -> 
 
 
 def test_every_column_has_a_meaning_and_comes_back_from_a_file() -> None:
-    assert len({name for name, _, _ in COLUMNS}) == len(COLUMNS)
-    assert all(TRIALS.field(name).metadata[b"meaning"].decode() == meaning for name, _, meaning in COLUMNS)
+    for _, columns in TABLES.values():
+        assert len({column.name for column in columns}) == len(columns)
+        assert all(column.field.metadata[b"meaning"].decode() == column.meaning != "" for column in columns)
     trial = replace(make_trial("localization"), sentences=LINES, order=2)
     (back,) = from_parquet(to_parquet([row(trial)], TRIALS)).to_pylist()
     assert {name: back[name] for name in ("order", "sentence", "category")} == {

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sweep import events, store
+from sweep import events, launch, splits, store
+from sweep.blame import Budgets
+from sweep.commands import state
 from sweep.engine import EngineDead, EngineUnavailable, InjectionContradiction
 from sweep.grading import RULES
-from sweep.plan import add, in_order, load, retry
+from sweep.leasing import Limits
+from sweep.pace import Timing
+from sweep.plan import Plan, add, halves_of, in_order, load, retry
 from sweep.pool import InProcessPool, ReplicaLost
+from sweep.progress import silent
 from sweep.run import drive
 from sweep.scheduler import Lease
 from sweep.store import Store, StoreError
-from sweep.updates import Landed, Started, Trouble, Update
+from sweep.updates import Landed, Started, Summary, Trouble, Update
 from sweep.worker import Done, Worker
 from tests import toys
 from tests.toys import ToyEngine, assert_every_trial_once, block, controls, kit, new_run, pool, run, table
@@ -83,16 +90,21 @@ def refuse(model: Any, template: Any) -> ToyEngine:
     raise OSError("no such model")
 
 
-async def test_a_spent_budget_names_the_shard_and_is_given_anew(tmp_path: Path) -> None:
-    files, planned = new_run(tmp_path, [controls(shard_size=40)])
-    for _ in range(2):
-        summary = await run(files, planned, kit(engine=refuse))
-        assert summary.exit_code == 1
-        assert summary.failed is not None
-        assert planned.blocks[0].key in summary.failed
-        assert "no such model" in summary.failed
-        assert summary.failures == 3
+@pytest.mark.parametrize(("size", "failures"), [(40, 7), (2, 5)])
+async def test_what_fails_at_every_shard_ends_the_run_and_not_its_trials(
+    tmp_path: Path, size: int, failures: int
+) -> None:
+    """One shard is split a few times to find that out; of several, others are tried before it is blamed."""
+    files, planned = new_run(tmp_path, [controls(shard_size=size)])
+    summary = await run(files, planned, kit(engine=refuse))
+    assert (summary.exit_code, summary.failures, summary.done) == (1, failures, 0)
+    assert summary.failed is not None
+    assert "no such model" in summary.failed
+    assert summary.failed.endswith("run the same command again, which gives a new budget")
+    left = store.splits(files), events.spent(files, "trials", set(in_order(planned.blocks)))
+    assert sum(entry.failures for entry in left[1].values()) == 0
     assert (await run(files, planned)).exit_code == 0
+    assert_every_trial_once(files, planned.blocks)
 
 
 @pytest.mark.parametrize("error", [ImportError("no vllm"), ValueError("odd head size"), RuntimeError("no memory")])
@@ -138,6 +150,17 @@ async def test_a_lost_engine_in_the_drivers_process_ends_it_and_costs_no_budget(
     assert (await run(files, planned)).exit_code == 0
 
 
+def test_of_a_lease_that_went_with_its_driver_only_the_first_undone_shard_is_suspect(tmp_path: Path) -> None:
+    files, planned = new_run(tmp_path)
+    names = tuple(in_order(planned.blocks))[:3]
+    lease = Lease(id=0, stage="trials", driver="d", replica="r", group="g", shards=names, attempts=(0, 0, 0))
+    log = events.EventLog(files, "d")
+    log.note("lease", lease)
+    log.flush(force=True)
+    spent = events.spent(files, "trials", set(names[1:]))  # the first is committed
+    assert {name: entry.losses for name, entry in spent.items()} == {names[1]: 1, names[2]: 0}
+
+
 async def test_errors_count_across_drivers(tmp_path: Path) -> None:
     files, planned = new_run(tmp_path, [controls(shard_size=40)])
     for attempt in range(2):
@@ -147,7 +170,7 @@ async def test_errors_count_across_drivers(tmp_path: Path) -> None:
         (spent,) = events.spent(files, "trials", set(in_order(planned.blocks))).values()
         assert (spent.errors, spent.losses) == (attempt + 1, 0)
     summary = await run(files, planned, kit(engine=refuse))
-    assert (summary.exit_code, summary.failures) == (1, 1)
+    assert (summary.exit_code, summary.failures) == (1, 5)  # its last, and the halves' that tell that all fail
 
 
 class ErrorThenCrash(InProcessPool):
@@ -190,6 +213,165 @@ async def test_a_pool_says_how_many_leases_its_replicas_hold_and_they_are_given_
     assert (await drive(files, planned.blocks, watched, print)).exit_code == 0
     assert watched.most == {"r-0": each, "r-1": each}
     assert_every_trial_once(files, planned.blocks)
+
+
+# -- poison -----------------------------------------------------------------------------------------------------------
+
+
+class Poisoned(ToyEngine):
+    """One trial's calls end every batch that they are in."""
+
+    def __init__(self, model: Any, poison: str) -> None:
+        super().__init__(model)
+        self._poison = poison
+
+    def step(self) -> bool:
+        if any(call.trial == self._poison for call in self.calls):
+            raise MemoryError("the batch does not fit")
+        return super().step()
+
+
+async def test_a_poison_trial_is_split_off_and_ends_as_a_row(tmp_path: Path) -> None:
+    files, planned = new_run(tmp_path, [block(shard_size=16)])
+    name = next(iter(in_order(planned.blocks)))
+    poison = planned.trials(name)[11].id
+    updates: list[Update] = []
+    made: list[ToyEngine] = []
+
+    def factory(model: Any, template: Any) -> ToyEngine:
+        made.append(Poisoned(model, poison))
+        return made[-1]
+
+    summary = await run(files, planned, kit(engine=factory), updates=updates)
+    assert (summary.exit_code, summary.ok, summary.error) == (0, 39, 1)
+    assert summary.failures <= 3 + 4 + 1  # its budget, log2 of its size, and whoever flew beside it when it was new
+    assert_every_trial_once(files, planned.blocks)
+    (row,) = [row for row in table(files) if row["status"] == "error"]
+    assert (row["trial"], row["reason"]) == (poison, "MemoryError: the batch does not fit")
+    assert [grade["verdict"] for grade in table(files, RULES) if grade["trial"] == poison] == [None]
+    troubles = Counter(update.kind for update in updates if isinstance(update, Trouble))
+    assert troubles["split"] == 4 == len(store.splits(files))
+    assert sum(update.shard.record["rows"] for update in _landed(updates) if update.shard.record) == 40
+    status = state.status(tmp_path).data
+    assert (status["trials"], status["finished"], status["errors"]) == (40, 40, 1)
+    (again,) = launch._retries(files, planned.blocks)
+    assert again.size == 1
+    assert add(files, planned, [again])
+    summary = await run(files, load(files))
+    assert (summary.exit_code, summary.done, summary.error) == (0, 40, 0)
+
+
+def _landed(updates: Sequence[Update]) -> list[Landed]:
+    return [update for update in updates if isinstance(update, Landed) and update.stage == "trials"]
+
+
+class Fragile(InProcessPool):
+    """A trial takes every replica with it that tries it."""
+
+    def __init__(self, worker: Worker, planned: Plan, poison: str) -> None:
+        super().__init__(worker)
+        self._planned, self._poison, self._count = planned, poison, 0
+
+    async def submit(self, replica: str, lease: Lease) -> Done:
+        for at, name in enumerate(lease.shards if lease.stage == "trials" and not lease.give_up else ()):
+            if any(trial.id == self._poison for trial in self._planned.trials(name)):
+                await self._worker.run(replace(lease, shards=lease.shards[:at], attempts=lease.attempts[:at]))
+                raise ReplicaLost("the kernel killed it")
+        return await self._worker.run(lease)
+
+    def replace(self, replica: str) -> None:
+        self._count += 1
+        self.replicas = (f"again-{self._count}",)
+
+
+async def test_a_trial_that_takes_its_replica_with_it_ends_as_a_row_also_across_drivers(tmp_path: Path) -> None:
+    files, planned = new_run(tmp_path, [block(shard_size=16)])
+    poison = planned.trials(next(iter(in_order(planned.blocks))))[0].id
+    limits, losses = Limits(budgets=Budgets(losses=2)), list[str]()
+
+    def killed(update: Update) -> None:
+        """The driver, at every second loss."""
+        if isinstance(update, Trouble) and update.kind == "lost":
+            losses.extend(update.shards)
+            if len(losses) % 2:
+                raise asyncio.CancelledError
+
+    summary = None
+    while summary is None:
+        fragile = Fragile(Worker(files, planned, kit()), planned, poison)
+        with contextlib.suppress(asyncio.CancelledError):
+            summary = await drive(files, planned.blocks, fragile, killed, limits=limits)
+    assert (summary.exit_code, summary.ok, summary.error) == (0, 39, 1)
+    assert len(losses) <= 2 + 4 + 2
+    (row,) = [row for row in table(files) if row["status"] == "error"]
+    assert (row["trial"], row["reason"]) == (poison, "the kernel killed it")
+    assert_every_trial_once(files, planned.blocks)
+
+
+async def test_whoever_works_on_a_whole_that_was_split_has_lost(tmp_path: Path) -> None:
+    files, planned = new_run(tmp_path, [block(shard_size=16)])
+    name = next(iter(in_order(planned.blocks)))
+
+    class Late(InProcessPool):
+        async def submit(self, replica: str, lease: Lease) -> Done:
+            if lease.stage == "trials" and name in lease.shards:
+                splits.split(files, name, "found by another driver")
+            return await self._worker.run(lease)
+
+    assert (await drive(files, planned.blocks, Late(Worker(files, planned, kit())), print)).exit_code == 0
+    assert store.splits(files)
+    assert {*halves_of(name)} <= store.committed(files, "trials")
+    assert name not in store.committed(files, "trials")
+    assert_every_trial_once(files, planned.blocks)
+
+
+async def test_an_intention_to_split_that_came_too_late_counts_for_nothing(tmp_path: Path) -> None:
+    files, planned = new_run(tmp_path)
+    await run(files, planned)
+    name = next(iter(in_order(planned.blocks)))
+    assert not splits.split(files, name, "too late")
+    assert files.list("splits")
+    assert not store.splits(files)
+    assert (await run(files, planned, kit(engine=refuse))).exit_code == 0
+    assert_every_trial_once(files, planned.blocks)
+
+
+class Stuck(Watched):
+    """The first replica takes one lease, and never answers."""
+
+    async def submit(self, replica: str, lease: Lease) -> Done:
+        if replica == "r-0" and lease.stage == "trials":
+            await asyncio.Event().wait()
+        return await super().submit(replica, lease)
+
+    def replace(self, replica: str) -> None:
+        self._workers["r-2"] = self._workers.pop(replica)
+        self.replicas = tuple(self._workers)
+
+
+async def test_a_replica_that_is_stuck_is_replaced_and_its_shards_are_done_elsewhere(tmp_path: Path) -> None:
+    files, planned = new_run(tmp_path)
+    updates: list[Update] = []
+    stuck = Stuck([Worker(files, planned, kit()) for _ in range(2)], 2)
+    limits = Limits(timing=Timing(stalled=0.1, loading=0.3))
+    summary = await drive(files, planned.blocks, stuck, updates.append, limits=limits)
+    assert (summary.exit_code, summary.losses) == (0, 1)
+    assert {update.kind for update in updates if isinstance(update, Trouble)} == {"stalled"}
+    assert "r-2" in stuck.replicas
+    assert_every_trial_once(files, planned.blocks)
+
+
+async def test_a_stuck_engine_in_the_drivers_own_process_ends_the_run_with_the_reason(tmp_path: Path) -> None:
+    class Never(InProcessPool):
+        async def submit(self, replica: str, lease: Lease) -> Done:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    files, planned = new_run(tmp_path, [controls()])
+    never = Never(Worker(files, planned, kit()))
+    summary = await drive(files, planned.blocks, never, print, limits=Limits(timing=Timing(loading=0.1)))
+    assert summary.exit_code == 1
+    assert "cannot be replaced: run the same command again" in str(summary.failed)
 
 
 # -- replicas and drivers ---------------------------------------------------------------------------------------------
@@ -264,7 +446,104 @@ async def test_two_drivers_started_together_double_nothing(tmp_path: Path) -> No
     assert len(files.list("trials")) == len(store.committed(files, "trials"))  # losers delete their parts
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_drivers_that_share_a_run_rarely_do_the_same(tmp_path: Path) -> None:
+    files, planned = new_run(tmp_path, [block(repeats=tuple(range(60)), shard_size=4)])
+    engines = [ToyEngine(toys.MODEL) for _ in range(3)]
+    timing = Timing(look=0.01)
+
+    async def one(number: int) -> Summary:
+        limits = Limits(timing=timing, share=(number, 3))
+        pool = InProcessPool(Worker(files, planned, kit(engines[number])))
+        return await drive(files, planned.blocks, pool, silent, limits=limits)
+
+    summaries = await asyncio.gather(*map(one, range(3)))
+    assert [summary.exit_code for summary in summaries] == [0, 0, 0]
+    assert_every_trial_once(files, planned.blocks)
+    calls = [len(engine.calls) for engine in engines]
+    assert min(calls) > sum(calls) / 6  # all have a part in it
+    assert sum(calls) < 1.3 * 2 * planned.blocks[0].size
+
+
+async def test_what_another_driver_commits_meanwhile_is_not_done_again(tmp_path: Path) -> None:
+    files, planned = new_run(tmp_path, [controls(shard_size=1)])
+    other = Worker(files, planned, kit())
+
+    class Helped(InProcessPool):
+        async def submit(self, replica: str, lease: Lease) -> Done:
+            if len(store.committed(files, "trials")) < 3:
+                theirs = replace(lease, shards=tuple(in_order(planned.blocks))[3:], attempts=(0,) * 7, id=-1)
+                await other.run(theirs)
+            return await self._worker.run(lease)
+
+    engine, updates = ToyEngine(toys.MODEL), list[Update]()
+    helped = Helped(Worker(files, planned, kit(engine)), 1)
+    summary = await drive(files, planned.blocks, helped, updates.append, limits=Limits(timing=Timing(look=0)))
+    assert summary.exit_code == 0
+    assert len(engine.calls) == 2 * 3
+    landed = [update for update in updates if isinstance(update, Landed) and update.stage == "trials"]
+    assert Counter(update.replica for update in landed) == {"in-process": 3, "another driver": 7}
+    assert_every_trial_once(files, planned.blocks)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("grace", [20.0, 0.0])
+async def test_an_announced_end_gives_what_is_in_flight_some_time_and_the_rest_back(
+    tmp_path: Path, number: signal.Signals, grace: float
+) -> None:
+    files, planned = new_run(tmp_path, [controls(shard_size=1)])
+
+    class Told(InProcessPool):
+        async def submit(self, replica: str, lease: Lease) -> Done:
+            if lease.id == 0:
+                os.kill(os.getpid(), number)
+                await asyncio.sleep(0.1)
+            return await self._worker.run(lease)
+
+    told = Told(Worker(files, planned, kit()))
+    summary = await drive(files, planned.blocks, told, print, limits=Limits(timing=Timing(grace=grace)))
+    assert (summary.exit_code, summary.stopped, summary.done) == (75, True, 2 if grace else summary.done)
+    left = {name for name in in_order(planned.blocks) if name not in store.committed(files, "trials")}
+    spent = events.spent(files, "trials", left)
+    assert sum(entry.leases for entry in spent.values()) == 2 - summary.done
+    assert sum(entry.failures for entry in spent.values()) == 0
+    assert (await run(files, planned)).exit_code == 0
+    assert_every_trial_once(files, planned.blocks)
+
+
+async def test_a_replica_on_a_machine_that_is_going_gets_no_new_lease(tmp_path: Path) -> None:
+    files, planned = new_run(tmp_path, [controls(shard_size=1)])
+    workers = Watched([Worker(files, planned, kit()) for _ in range(2)], 1)
+    workers.draining = ("r-0",)
+    assert (await drive(files, planned.blocks, workers, print)).exit_code == 0
+    assert workers.most == {"r-1": 1}
+
+
+async def test_where_all_machines_are_going_the_run_is_resumable(tmp_path: Path) -> None:
+    files, planned = new_run(tmp_path, [controls(shard_size=1)])
+    workers = Watched([Worker(files, planned, kit()) for _ in range(2)], 1)
+
+    def announce(update: Update) -> None:
+        if isinstance(update, Landed):
+            workers.draining = ("r-0", "r-1")
+
+    summary = await drive(files, planned.blocks, workers, announce)
+    assert (summary.exit_code, summary.done) == (75, 2)
+
+
+async def test_replicas_that_join_are_used_and_nobody_gives_up_while_they_are_coming(tmp_path: Path) -> None:
+    files, planned = new_run(tmp_path, [controls(shard_size=1)])
+    workers = Watched([Worker(files, planned, kit()) for _ in range(2)], 1)
+    later, workers.replicas, workers.coming = workers.replicas, (), 2
+
+    def join(update: Update) -> None:
+        if isinstance(update, Started) and update.stage == "trials":
+            asyncio.get_running_loop().call_later(0.1, setattr, workers, "replicas", later)
+
+    assert (await drive(files, planned.blocks, workers, join)).exit_code == 0
+    assert workers.most == {"r-0": 1, "r-1": 1}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT])
 async def test_a_signal_stops_and_the_run_can_be_resumed(tmp_path: Path, number: int) -> None:
     files, planned = new_run(tmp_path)
 
