@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -13,8 +13,9 @@ from cluster.directions import dump, load, measure, realise
 from sweep import grading, plan, protocols, store
 from sweep.block import Block
 from sweep.engine import Engine
+from sweep.grading.judge import Judge
 from sweep.pool import InProcessPool
-from sweep.serving import Serving, ServingFor, leases_in_flight
+from sweep.serving import Serving, ServingFor, gpus_each, leases_in_flight
 from sweep.store import Store
 from sweep.trial import Direction, Directions, Dose, Injection, Model, Source, StrengthRule, Template
 from sweep.worker import Kit, Worker, direction_name, dose_name, group_of
@@ -98,11 +99,18 @@ def check_engines(models: Sequence[Model]) -> None:
     check_version()
 
 
-def make_worker(files: Store, grader: str = "rules", serving: ServingFor = DEFAULT) -> Worker:
-    """A worker with everything real in it, on the plan as it is in the run now."""
+def make_worker(
+    files: Store,
+    grader: str = "rules",
+    serving: ServingFor = DEFAULT,
+    judge: Judge | None = None,
+    metered: Callable[[Engine, Model], Engine] = lambda engine, _: engine,
+) -> Worker:
+    """A worker with everything real in it, on the plan as it is in the run now. `metered` may watch each engine."""
 
     def engine(model: Model, template: Template) -> Engine:
-        return engine_for(model, DirectionBank(files, group_of(model, template)), serving.of(model.name))
+        found = engine_for(model, DirectionBank(files, group_of(model, template)), serving.of(model.name))
+        return metered(found, model)
 
     def resolve(engine: Engine, asked: Mapping[str, Injection], model: Model, template: Template) -> bytes:
         return doses.resolve(engine, DirectionBank(files, group_of(model, template)), template, asked)
@@ -114,6 +122,7 @@ def make_worker(files: Store, grader: str = "rules", serving: ServingFor = DEFAU
         doses=lambda model, template: DoseBank(files, group_of(model, template)),
         protocol=protocols.get,
         grader=grading.get(grader),
+        judge=judge,
     )
     return Worker(files, plan.load(files), kit)
 
@@ -125,11 +134,25 @@ def measure_all(engine: Engine, sources: Mapping[str, Source], template: Templat
 
 
 async def open_in_process(
-    files: Store, grader: str = "rules", serving: ServingFor = DEFAULT, blocks: Sequence[Block] = ()
+    files: Store,
+    grader: str = "rules",
+    serving: ServingFor = DEFAULT,
+    blocks: Sequence[Block] = (),
+    judge: Judge | None = None,
 ) -> InProcessPool:
     """No Ray: one worker in this process, for debugging; on one thread, as a replica, unless OMP_NUM_THREADS says else.
 
     (On a busy machine more threads wait for each other: a tiny model was nine times slower on two.)
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    return InProcessPool(make_worker(files, grader, serving), leases_in_flight(blocks, serving))
+    worker = make_worker(files, grader, serving, judge)
+    return InProcessPool(worker, leases_in_flight(blocks, serving), _gpus_here(blocks, serving))
+
+
+def _gpus_here(blocks: Sequence[Block], serving: ServingFor) -> float:
+    """Which a model in this process holds, for its price. Creates no CUDA context: vLLM's processes may be forked."""
+    if all(block.model.engine == "fake" for block in blocks):
+        return 0.0
+    import torch
+
+    return float(min(gpus_each(blocks, serving), torch.cuda.device_count()))

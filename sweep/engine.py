@@ -90,6 +90,7 @@ class Reply:
     receipt: Receipt
     readings: tuple[np.ndarray, ...] = field(default=(), compare=False)  # as asked; see Reading
     distribution: np.ndarray | None = field(default=None, compare=False)  # float32 [vocabulary], nats; as asked
+    cached_tokens: int | None = field(default=None, compare=False)  # of the prompt, from a prefix cache; None: unknown
 
 
 class InjectionContradiction(RuntimeError):

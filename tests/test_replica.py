@@ -1,4 +1,4 @@
-"""How many replicas, with how many GPUs; and what becomes of one whose engine is lost."""
+"""What becomes of a replica whose engine, process or machine is lost, and of what it holds."""
 
 from __future__ import annotations
 
@@ -7,73 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from cluster.replica import DEAD, share
-from sweep.pool import NoRoom
+from cluster.actor import DEAD
 from sweep.store import Store, committed
-
-
-@pytest.mark.parametrize(
-    ("gpus", "cpus", "replicas", "each", "expected"),
-    [
-        ([], 4, None, 1, (4, 0)),  # one a core
-        ([], 4, 2, 1, (2, 0)),
-        ([], 4, None, 2, (2, 0)),  # two ranks on CPU take a core each
-        ([], 1, None, 2, (1, 0)),
-        ([8], 64, None, 1, (8, 1)),
-        ([8], 64, 2, 1, (2, 4)),  # a large model of the transformers engine has several
-        ([1], 16, 3, 1, (3, 1 / 3)),
-        ([8], 64, None, 2, (4, 2)),
-        ([8], 64, 1, 2, (1, 2)),
-        ([8, 8], 128, None, 8, (2, 8)),
-        ([4, 6], 80, None, 4, (2, 4)),  # a replica is one machine's: two of the six are left over
-    ],
-)
-def test_replicas_take_what_their_model_needs(
-    gpus: list[int], cpus: int, replicas: int | None, each: int, expected: tuple[int, float]
-) -> None:
-    assert share(gpus, cpus, replicas, each, own=True) == expected
-
-
-@pytest.mark.parametrize(
-    ("gpus", "replicas", "each", "own", "message"),
-    [
-        ([4, 4], None, 8, True, "needs 8 GPUs .* the largest machine has 4, so 4 are missing"),
-        ([4], 2, 4, True, "room for 1, not for 2: give --replicas 1"),
-        ([1, 1], None, 2, True, "the largest machine has 1, so 1 are missing"),
-        ([2], 3, 1, False, "the cluster has 2 GPUs and 16 CPUs: give --replicas 2"),
-        ([], 17, 1, False, "the cluster has 0 GPUs and 16 CPUs: give --replicas 16"),
-    ],
-)
-def test_what_is_missing_is_named(gpus: list[int], replicas: int | None, each: int, own: bool, message: str) -> None:
-    with pytest.raises(NoRoom, match=message):
-        share(gpus, 16, replicas, each, own=own)
-
-
-@given(gpus=st.lists(st.integers(1, 8), min_size=1, max_size=4), each=st.integers(2, 8))
-def test_what_is_shared_out_is_there(gpus: list[int], each: int) -> None:
-    try:
-        count, size = share(gpus, 64, None, each, own=False)
-    except NoRoom:
-        assert max(gpus) < each
-    else:
-        assert size == each
-        assert count == sum(found // each for found in gpus) >= 1
-
 
 LOST = """
 import asyncio, sys
-from cluster.replica import Replica
+from cluster.actor import Replica, Task
 from sweep.engine import EngineDead
 
 class Worker:
     async def run(self, lease):
         raise EngineDead("the GPU fell off the bus")
 
-replica = Replica(".", "rules", None)
+replica = Replica(Task(root="."), "replica-0")
 replica._worker = Worker()
 asyncio.run(replica.run(None))
 """
@@ -158,7 +104,7 @@ async def main() -> int:
     fast = [replace(block, model=replace(block.model, engine="vllm")) for block in planned.blocks]
     pool = await open_ray(files, replicas=1, serving=serving, blocks=fast)
     assert pool.in_flight == 21, pool.in_flight
-    assert serving in pool._arguments
+    assert pool._crew._task.serving == serving
     try:
         return (await drive(files, planned.blocks, pool, print)).error
     finally:

@@ -191,6 +191,7 @@ def reply(
     receipt: Receipt,
     readings: tuple[np.ndarray, ...] = (),
     distribution: np.ndarray | None = None,
+    cached: int | None = None,
 ) -> Reply:
     """What an engine answers. `written` are the tokens generated, the one that ends a turn among them if `ended`."""
     ids = tuple(written[:-1] if ended else written)
@@ -205,4 +206,5 @@ def reply(
         receipt=receipt,
         readings=readings,
         distribution=distribution,
+        cached_tokens=cached,
     )

@@ -66,6 +66,7 @@ class Ranks:
             distribution=self._distribution(asked, ranks),
             receipt=self._receipt(asked, read, ranks),
             readings=tuple(self._reading(asked, number, read, ranks) for number in range(len(asked.reads))),
+            cached=cached,
         )
 
     def _all(self, asked: Asked, told: Sequence[Told | None]) -> list[Told]:
