@@ -1,0 +1,148 @@
+"""`sweep submit`, `sweep logs`, `sweep cancel`: a run that is driven elsewhere, from wherever its place can be seen."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict
+from itertools import count
+from pathlib import Path, PurePosixPath
+
+from sweep import submissions
+from sweep.arguments import parser
+from sweep.commands import CommandError, Report
+from sweep.place import Place, absolute
+from sweep.redact import redact
+from sweep.spec import Spec, SpecError, decode
+from sweep.store import Store
+from sweep.submissions import Job, State, Submission, Target, facts
+
+OURS = ("run", "address", "in_process", "share", "json")
+Reach = Callable[[Submission], Target]
+
+
+def job(spec: Path, run: Place | None, further: Sequence[str]) -> Job:
+    """Raises SpecError, as `sweep plan` would, for all that can be told without a model."""
+    if not spec.is_file():
+        raise SpecError([f"no such file; write one with: sweep init {spec}"], str(spec))
+    text = spec.read_text()
+    if redact(text) != text:
+        raise CommandError(f"{spec} holds a secret, and would carry it to the cluster: name the variable that holds it")
+    study = decode(text, str(spec))
+    _check(spec, further)
+    return Job(
+        study=study.name,
+        run=run or Path("runs") / study.name,
+        spec=spec.absolute(),
+        files=_files(study, spec),
+        arguments=tuple(further),
+    )
+
+
+def _check(spec: Path, further: Sequence[str]) -> None:
+    """What `sweep run` would not take is told here, not by a job that fails in an hour."""
+    plain, options = (parser().parse_args(["run", str(spec), *more]) for more in ([], further))
+    for name in OURS:
+        if getattr(options, name) != getattr(plain, name):
+            raise CommandError(f"--{name.replace('_', '-')} is for `sweep submit` to say: leave it out after --")
+
+
+def _files(study: Spec, spec: Path) -> dict[str, bytes]:
+    """The spec and what it names beside it: these travel. What is too large to travel has to be there already."""
+    for name, where in _staying(study, spec):
+        raise CommandError(
+            f"{where}: {name!r} beside the spec does not travel: give the absolute path at which the cluster sees it"
+        )
+    found = {spec.name: spec.read_bytes()}
+    for name in _travelling(study, spec):
+        if ".." in PurePosixPath(name).parts:
+            raise CommandError(f"{name!r} lies outside the spec's folder: move it beside {spec}, or name it absolutely")
+        found[name] = (spec.parent / name).read_bytes()
+    return found
+
+
+def _travelling(study: Spec, spec: Path) -> Iterator[str]:
+    named = [study.stimuli, study.template.chat, study.grader]
+    modules = [study.grader, *(one.protocol for one in study.experiments)]
+    named += [module.partition(":")[0].replace(".", "/") + ".py" for module in modules if ":" in module]
+    for name in dict.fromkeys(filter(None, named)):
+        if not Path(name).is_absolute() and (spec.parent / name).is_file():
+            yield name
+
+
+def _staying(study: Spec, spec: Path) -> Iterator[tuple[str, str]]:
+    for model in study.models:
+        path = model.path or model.name
+        if not Path(path).is_absolute() and (spec.parent / path).is_dir():
+            yield path, f"models.{model.name}.path"
+    for name, direction in study.directions.items():
+        if direction.file and not Path(direction.file).is_absolute():
+            yield direction.file, f"directions.{name}.file"
+
+
+def submit(job: Job, target: Target, *, dry_run: bool) -> Report:
+    """Once: while a job of this run is alive at the target, a second is not handed over."""
+    store = Store(job.run)
+    recorded = {one.id for one in submissions.all_of(store)}
+    if dry_run:  # asks nobody
+        made = submissions.new(target, job, next(key for key in _names(job) if key not in recorded))
+        return Report(data=asdict(made), lines=[made.rendered])
+    key, state = _next(job, target, recorded)
+    made = submissions.new(target, job, key)
+    if state is not None:  # it may be that whoever submitted it had no time to write it down
+        return _attached(store, made, state, known=key in recorded)
+    left = target.submit(job, key, made.rendered)
+    submissions.add(store, made)
+    follow = f"sweep logs {job.run} --follow, or: sweep cancel {job.run}"
+    lines = [f"{key} {'written' if left else 'submitted'}, to make {job.run}", f"Next: {left or follow}"]
+    return Report(data={**facts(made), "submitted": left is None, "attached": False, "next": left}, lines=lines)
+
+
+def _names(job: Job) -> Iterator[str]:
+    return (submissions.identifier(job.study, absolute(job.run), attempt) for attempt in count(1))
+
+
+def _next(job: Job, target: Target, recorded: Collection[str]) -> tuple[str, State | None]:
+    """The job that is alive, with its state, or the first name that was never used."""
+    asked = ((key, target.state(key)) for key in _names(job))
+    return next((key, state) for key, state in asked if (state.alive if state is not None else key not in recorded))
+
+
+def _attached(store: Store, made: Submission, state: State, *, known: bool) -> Report:
+    if not known:
+        submissions.add(store, made)
+    lines = [f"{made.id} is {state.word} already, nothing was submitted", "Next: sweep logs RUN --follow"]
+    return Report(data={**facts(made), "submitted": False, "attached": True, "next": None}, lines=lines)
+
+
+def logs(run: Place, reach: Reach, *, follow: bool) -> Report:
+    """What the newest job says, as it says it; with `follow`, until it ends."""
+    newest = _newest(run)
+    target = reach(newest)
+    for text in target.logs(newest, follow=follow):
+        sys.stderr.write(redact(text))
+    state = target.state(newest.id)
+    word = state.word if state else "not there any more"
+    return Report(data={"id": newest.id, "state": word}, lines=[f"{newest.id}: {word}; see: sweep status {run}"])
+
+
+def cancel(run: Place, reach: Reach) -> Report:
+    """End the newest job. What is committed stays, and `sweep submit` goes on from there."""
+    newest = _newest(run)
+    target = reach(newest)
+    state = target.state(newest.id)
+    if state is None or not state.alive:
+        word = state.word if state else "not there any more"
+        return Report(data={"id": newest.id, "cancelled": False}, lines=[f"{newest.id} is {word}: nothing to cancel"])
+    target.cancel(newest.id)
+    return Report(
+        data={"id": newest.id, "cancelled": True},
+        lines=[f"{newest.id} is asked to stop", f"Next: sweep status {run}; the same sweep submit goes on from there"],
+    )
+
+
+def _newest(run: Place) -> Submission:
+    found = submissions.all_of(Store(run))
+    if not found:
+        raise CommandError(f"nothing was ever submitted for {run}: sweep submit SPEC --to ray --run {run}")
+    return found[-1]
