@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from sweep.cost import Bill
+from sweep.events import Failure
 from sweep.scheduler import Stage
 from sweep.store import Record
 from sweep.worker import Finished
 
-Kind = Literal["lost", "error", "contradiction"]
+Kind = Failure | Literal["split"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """A stage begins: `left` of `total` shards are to be done. `trials` and the records are of the trials stage."""
+    """A stage begins: `left` of `total` shards are to be done. `trials`, and the records of all that is there, where
+    rates are counted anew."""
 
     stage: Stage
     left: int
@@ -36,7 +39,7 @@ class Landed:
 
 @dataclass(frozen=True, kw_only=True)
 class Trouble:
-    """A lease came to nothing; its shards are leased again."""
+    """A lease came to nothing, for which these shards of it are to blame; they are leased again. "split": as halves."""
 
     kind: Kind
     stage: Stage
@@ -45,7 +48,27 @@ class Trouble:
     reason: str
 
 
-Update = Started | Landed | Trouble
+@dataclass(frozen=True, kw_only=True)
+class Seat:
+    """A replica at the moment. `model`: of what it was leased last; None: nothing, or work without a model. `shards`:
+    that it was leased and that are not done."""
+
+    replica: str
+    model: str | None
+    shards: int
+    draining: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How the replicas stand; told about every second. `coming`: those that are being started, or have no place yet."""
+
+    seats: tuple[Seat, ...]
+    coming: int
+    bill: Bill
+
+
+Update = Started | Landed | Trouble | Standing
 OnProgress = Callable[[Update], None]
 
 
@@ -63,12 +86,25 @@ class Summary:
     seconds: float
     losses: int
     failures: int
-    stopped: bool = False  # by a signal
+    bill: Bill  # of the run, as far as its drivers said
+    stopped: bool = False  # by a signal, or as machines or money went
+    halted: str | None = None  # why it stopped, where nobody asked for it
     failed: str | None = None  # why it gave up
 
     @property
     def done(self) -> int:
         return self.ok + self.error + self.skipped
+
+    def then(self, other: Summary) -> Summary:
+        """This one and what followed it on the same blocks: a judge."""
+        return replace(
+            other,
+            driver=self.driver,
+            tokens=self.tokens + other.tokens,
+            seconds=self.seconds + other.seconds,
+            losses=self.losses + other.losses,
+            failures=self.failures + other.failures,
+        )
 
     @property
     def exit_code(self) -> int:

@@ -8,26 +8,44 @@ from pathlib import Path
 
 from sweep.commands import DONE, ERROR, Report, duration, existing, specs
 from sweep.doctor import Finding
+from sweep.place import Place
 from sweep.updates import Summary
 
 
-def run_report(run: Path, spec: Path, summary: Summary) -> Report:
+def run_report(run: Place, spec: Path, summary: Summary) -> Report:
     """How a run ended, and what to type next."""
     head = f"{run}: {summary.done:,} of {summary.planned:,} trials finished, {summary.error:,} of them errors"
     pace = f"{summary.tokens:,} tokens in {duration(summary.seconds)}, {summary.losses} replicas lost"
+    pace += f", {summary.bill.line}" if summary.bill.line else ""
     if summary.failed:
         tail = f"gave up: {summary.failed}"
     elif summary.stopped:
-        tail = f"stopped; go on with: sweep run {spec} --run {run}"
+        why, again = f": {summary.halted}" if summary.halted else "", f"sweep run {spec} --run {run}"
+        tail = f"stopped{why}; go on with: {again}{_more(summary)}"
     elif summary.error:
         tail = f"Next: sweep show {run} --status error, then: sweep run {spec} --run {run} --retry-errors"
     else:
         tail = f"Next: sweep report {run}"
-    facts = asdict(summary) | {"run": str(run), "done": summary.done}
+    facts = asdict(summary) | {"run": str(run), "done": summary.done, "cost": summary.bill.cost}
     return Report(data=facts, lines=[head, pace, tail], code=summary.exit_code)
 
 
-def declared_cells(run: Path) -> dict[str, tuple[int, float]]:
+def _more(summary: Summary) -> str:
+    """What to add so that a run whose budget is spent goes on: twice as much of it."""
+    price, cost = summary.bill.price, summary.bill.cost
+    if summary.halted is None or price is None or price.budget is None or cost is None:
+        return ""
+    return f" --price {price.hour:g} --budget {2 * max(price.budget, cost):.6g}"
+
+
+def report_report(page: Path, verdicts: Sequence[str], damaged: Sequence[str]) -> Report:
+    """Where a report is and its verdicts. Parts that could not be read make the exit code 1: its numbers lack them."""
+    lines = [*verdicts, *(f"PROBLEM: left out of every number: {reason}" for reason in damaged), f"report: {page}"]
+    data = {"report": str(page), "verdicts": list(verdicts), "damaged": list(damaged)}
+    return Report(data=data, lines=lines, code=ERROR if damaged else DONE)
+
+
+def declared_cells(run: Place) -> dict[str, tuple[int, float]]:
     """Of each protocol, the cell that the first of the run's specs declares: a later one may have seen the data."""
     found: dict[str, tuple[int, float]] = {}
     for spec in specs(existing(run)):

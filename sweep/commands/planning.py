@@ -9,11 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sweep import plan, study
+from sweep import plan, power, study
 from sweep.block import Block
 from sweep.commands import Report, duration
 from sweep.models import parameters
-from sweep.plan import Plan
+from sweep.place import Place
 from sweep.store import Store, records
 from sweep.trial import Prompt, StrengthRule
 
@@ -38,7 +38,7 @@ def _for_model(text: str, model: str) -> str:
     return text.replace('models = ["pocket"]', f"models = [{asked}]")
 
 
-def cost(found: study.Study, run: Path) -> list[str]:
+def cost(found: study.Study, run: Place) -> list[str]:
     """What a study comes to, in a line or two, before it is begun."""
     data = plan_report(found, run, flops=0).data
     left = data["trials"] - data["finished"]
@@ -49,13 +49,13 @@ def cost(found: study.Study, run: Path) -> list[str]:
     return lines
 
 
-def plan_report(found: study.Study, run: Path, flops: float) -> Report:
+def plan_report(found: study.Study, run: Place, flops: float) -> Report:
     """Count what is asked, what is there already, and what it costs at most."""
-    there = plan.load(Store(run)) if run.is_dir() else Plan(blocks=(), files=0)
+    there = plan.load(Store(run))
     new = plan.difference(found.blocks, there.blocks)
     total = sum(block.size for block in plan.difference(found.blocks, []))
     asked = plan.asked(there, found.blocks)
-    committed = _committed(Store(run)) if run.is_dir() else {}
+    committed = records(Store(run), "trials")
     finished = sum(
         row["rows"] for name, row in committed.items() if plan.parse_shard(name)[0] in {b.key for b in asked}
     )
@@ -63,6 +63,7 @@ def plan_report(found: study.Study, run: Path, flops: float) -> Report:
     data: dict[str, Any] = {
         "study": found.spec.name,
         "run": str(run),
+        "begun": bool(there.blocks),
         "trials": total,
         "duplicates": sum(block.size for block in found.blocks) - total,
         "kept": total - sum(block.size for block in new),
@@ -76,10 +77,6 @@ def plan_report(found: study.Study, run: Path, flops: float) -> Report:
         "warnings": list(found.warnings),
     }
     return Report(data=data, lines=list(_plan_lines(data)))
-
-
-def _committed(store: Store) -> dict[str, dict[str, Any]]:
-    return records(store, "trials")
 
 
 def _unasked(block: Block, wanted: Sequence[Block]) -> int:
@@ -103,8 +100,18 @@ def _experiment(block: Block, flops: float) -> dict[str, Any]:
         "repeats": len(block.repeats),
         "doses": doses,
         "tokens": round(block.size * tokens + doses * DOSE_TOKENS),
+        "power": _power(block),
         "device_seconds_bound": size and flops and 2 * size * (tokens * block.size + doses * DOSE_TOKENS) / flops,
     }
+
+
+def _power(block: Block) -> dict[str, Any] | None:
+    """What one cell of injected concepts can show, if as many trials of it are not injected; see `sweep.power`."""
+    if "concept" not in block.arms:
+        return None
+    pooled = 1 if block.draws.orders > 1 else len(block.prompts)  # such an experiment's wordings are conditions
+    trials = pooled * len(block.repeats)
+    return {"concepts": len(block.items), "trials": trials, **vars(power.power(len(block.items), trials))}
 
 
 def _measured_doses(block: Block) -> int:
@@ -160,16 +167,30 @@ def _plan_lines(data: Mapping[str, Any]) -> Iterator[str]:
             f"{row[axis]:,} {axis}" for axis in ("prompts", "items", "layers", "strengths", "repeats") if row[axis]
         )
         yield f"  {row['model']:<12} {row['protocol']:<24} {','.join(row['arms']):<50} {row['trials']:>12,}   {axes}"
+    yield from dict.fromkeys(_power_line(row) for row in data["experiments"] if row["power"])
     doses = sum(row["doses"] for row in data["experiments"])
     if doses:
         yield f"  {doses:,} strengths are matched by measured KL first, in about {doses * 108:,} short calls"
     if data["duplicates"]:
         yield f"  {data['duplicates']:,} of these are asked for twice, and run once"
-    if Path(data["run"]).is_dir():
+    if data["begun"]:
         gone = f", no longer asked for {data['no_longer_asked']:,}" if data["no_longer_asked"] else ""
         yield f"  {data['run']}: kept {data['kept']:,} ({data['finished']:,} finished), new {data['new']:,}{gone}"
     yield from _cost_lines(data)
     yield from (f"  warning: {warning}" for warning in data["warnings"])
+
+
+def _power_line(row: Mapping[str, Any]) -> str:
+    found = row["power"]
+    base, rate = 100 * power.BASE, 100 * (power.BASE + power.EFFECT)
+    enough, needed = found["power"] >= power.WANTED, found["needed"]
+    share = "over 99%" if found["power"] > 0.99 else f"{found['power']:.0%}"
+    more = "" if enough or needed is None else f"; {needed:,} concepts would have {power.WANTED:.0%}"
+    return (
+        f"  {row['protocol']}: {found['concepts']:,} concepts × {found['trials']} trials a cell find a rise from "
+        f"{base:.0f} to {rate:.0f} % in {share} of studies{more}; interval ± "
+        f"{100 * found['half_width']:.0f} points (assumed ICC {power.ICC:g})"
+    )
 
 
 def _cost_lines(data: Mapping[str, Any]) -> Iterator[str]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sweep.commands import Report, existing, grades_of
-from sweep.rows import from_parquet
-from sweep.store import Store, read_part, record, records
+from sweep.manifest import Manifest
+from sweep.place import Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +26,14 @@ class Filter:
         return all(value is None or row[name] == value for name, value in vars(self).items())
 
 
-def show(run: Path, which: Filter, limit: int) -> Report:
+def show(run: Place, which: Filter, limit: int) -> Report:
     """Transcripts with their verdicts, in the order in which the shards were cut."""
     store = existing(run)
+    trials, graded = Manifest(store, "trials"), Manifest(store, grades_of(store))
     found: list[dict[str, Any]] = []
-    for name, committed in records(store, "trials").items():
-        table = from_parquet(read_part(store, committed))
-        rows = [row for row in table.to_pylist() if which.matches(row)][: limit - len(found)]
-        found += [row | {"grades": grades} for row, grades in zip(rows, _grades(store, name, rows), strict=True)]
+    for name in trials.records:
+        rows = [row for row in trials.table(name).to_pylist() if which.matches(row)][: limit - len(found)]
+        found += [row | {"grades": grades} for row, grades in zip(rows, _grades(graded, name, rows), strict=True)]
         if len(found) >= limit:
             break
     lines = [line for row in found for line in _transcript(row)] or [
@@ -43,11 +42,10 @@ def show(run: Path, which: Filter, limit: int) -> Report:
     return Report(data={"trials": found}, lines=lines)
 
 
-def _grades(store: Store, shard: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _grades(graded: Manifest, shard: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Of each row, measure to verdict; empty where the shard is not graded yet."""
-    graded = record(store, grades_of(store), shard)
     by_trial: dict[str, dict[str, Any]] = {row["trial"]: {} for row in rows}
-    for grade in from_parquet(read_part(store, graded)).to_pylist() if graded else []:
+    for grade in graded.table(shard).to_pylist() if rows and shard in graded.records else []:
         if grade["trial"] in by_trial:
             by_trial[grade["trial"]][grade["measure"]] = grade["verdict"]
     return [by_trial[row["trial"]] for row in rows]
