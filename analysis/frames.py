@@ -1,0 +1,71 @@
+"""A run for one's own analysis: a tidy lazy frame, and the files that it is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from analysis.load import VERDICT, Run, open_run, with_measure
+from sweep.grading import folder_of
+from sweep.manifest import Manifest
+from sweep.place import Place, absolute
+from sweep.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """A committed Parquet file. `shard` None: it is a compact one, whose column `shard` says it of each row."""
+
+    address: str  # an absolute path, or s3://…
+    shard: str | None
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A run's committed rows.
+
+    `frame` has one row a trial: every column that `sweep columns` lists under trials and opened, with one boolean
+    column a measure, "verdict_" and its name. Who reads files instead goes by `trials` and `grades` and never by a
+    glob: a file without a commit record does not count, and of several attempts at a trial the newest does (in `frame`
+    it is the only one).
+    """
+
+    run: Run
+    frame: pl.LazyFrame
+    trials: tuple[File, ...]
+    grades: tuple[File, ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(file.address for file in (*self.trials, *self.grades))
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return with_measure(self.run.measures)
+
+
+def open_frame(path: Place | str, grader: str = "rules") -> Opened:
+    """The run at `path` with the verdicts of `grader`. Raises RunError where there is nothing to read (`open_run`)."""
+    run = open_run(path, grader)
+    verdicts = [VERDICT + name for name in with_measure(run.measures)]
+    return Opened(
+        run=run,
+        frame=run.trials.join(run.verdicts.select("trial", *verdicts), on="trial", how="left"),
+        trials=_files(run, "trials"),
+        grades=_files(run, f"grades/{folder_of(grader)}"),
+    )
+
+
+def _files(run: Run, stage: str) -> tuple[File, ...]:
+    files = Store(run.path)
+    where = absolute(files.root)
+    return tuple(
+        File(
+            address=f"{where}/{part.record['file']}",
+            shard=None if part.compact else part.shards[0],
+            sha256=part.record["sha256"],
+        )
+        for part in Manifest(files, stage).parts
+    )
