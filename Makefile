@@ -58,10 +58,10 @@ format: setup  ## let ruff mend what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup  ## a benchmark: make bench NAME=engines (or plan); its last line is JSON
+bench: setup  ## a benchmark: make bench NAME=engines (or plan, regrade, scheduler, ...); its last line is JSON
 	$(BIN)/python -m tests.benchmarks.$(NAME)
 
-chaos: setup  ## kill drivers and replicas at random, by recorded ids: make chaos SEED=0 FAULTS=50
+chaos: setup  ## kill and stop drivers, replicas, nodes and Ray's head at random: make chaos SEED=0 FAULTS=50
 	$(BIN)/python -m tests.chaos --seed $(or $(SEED),0) --faults $(or $(FAULTS),50)
 
 clean:  ## remove the environment and caches, never runs

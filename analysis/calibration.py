@@ -18,7 +18,7 @@ from scipy import stats
 
 from analysis import rates
 from analysis.labels import ARM, Draw
-from analysis.rates import ICC_FLOOR, LEVEL, wilson
+from analysis.rates import ICC_FLOOR, LEVEL, Estimate, wilson
 from analysis.sections import KEYS
 
 ENOUGH = 30  # labels of an arm at one strength, for errors of its own
@@ -31,15 +31,6 @@ CORRECTED: Mapping[str, type[pl.DataType]] = {
 }  # fmt: skip
 
 Basis = Literal["arm and strength", "arm", "pooled over arms"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A number in 0..1 (Youden's J: -1..1) with its interval at `rates.LEVEL`."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from analysis.rates import LEVEL
 from analysis.sections import Declared, Section
 from analysis.terms import ARM_LABELS, ARMS, LABELS, ODDS, wording
 
@@ -68,7 +69,8 @@ def chosen_layers(section: Section) -> list[int]:
 
 def heat_map(section: Section, measure: str, arm: str) -> Spec:
     """Layer x strength, percent in each cell; number, interval and n on hover."""
-    rows = [_shown(row) for row in _whole_grid(section, measure, arm).iter_rows(named=True)]
+    marks = _marks(section) if (measure, arm) == (section.main[0], "concept") else {}
+    rows = [_marked(row, marks) for row in _whole_grid(section, measure, arm).iter_rows(named=True)]
     height = 26 if len(section.layers) <= 16 else 15
     base = alt.Chart().encode(
         x=alt.X("dose:O", title="strength", scale=GAP, axis=alt.Axis(labelAngle=0, format="~g", ticks=False)),
@@ -76,14 +78,34 @@ def heat_map(section: Section, measure: str, arm: str) -> Spec:
         tooltip=_tooltip(["layer:O", "strength:N"]),
     )
     filled, empty = base.transform_filter("isValid(datum.rate)"), base.transform_filter("!isValid(datum.rate)")
-    cells = filled.mark_rect(cornerRadius=2, cursor="pointer").encode(color=_ramp())
+    cells = filled.mark_rect(cornerRadius=2, cursor="pointer").encode(color=heat_colour())
     gaps = empty.mark_rect(fillOpacity=0, stroke="#8d949c", strokeDash=[2, 3], strokeOpacity=0.6, cornerRadius=2)
     ink = alt.condition("datum.rate > 0.5", alt.value("#ffffff"), alt.value("#16242f"))
-    numbers = filled.mark_text(fontSize=11 if height > 20 else 9, cursor="pointer").encode(text="percent:N", color=ink)
+    numbers = filled.mark_text(fontSize=11 if height > 20 else 9, cursor="pointer").encode(text="inside:N", color=ink)
     declared = base.transform_filter("datum.declared")
     frame = declared.mark_rect(fillOpacity=0, stroke="#d98a00", strokeWidth=2.5, cornerRadius=2, cursor="pointer")
     words = f"{label(measure)}, {ARM_LABELS.get(arm, arm)}: percent by layer and strength"
     return _layered([gaps, cells, frame, numbers], rows, height * len(section.layers), words)
+
+
+def _marks(section: Section) -> dict[tuple[int, float], str]:
+    """Of each cell of the map: * where it may be claimed to be above no injection, ° where one may look again."""
+    if section.found is None:
+        return {}
+    rows = section.found.claims.select("layer", "dose", "p_map", "q").iter_rows()
+    found = {(layer, dose): _mark(p_map, q) for layer, dose, p_map, q in rows}
+    return {cell: mark for cell, mark in found.items() if mark}
+
+
+def _mark(p_map: float | None, q: float | None) -> str:
+    if p_map is None or q is None:
+        return ""
+    return "*" if p_map < 1 - LEVEL else "°" if q < 1 - LEVEL else ""
+
+
+def _marked(row: Mapping[str, Any], marks: Mapping[tuple[int, float], str]) -> Spec:
+    shown = _shown(row)
+    return shown | {"inside": f"{shown['percent']}{marks.get((row['layer'], row['dose']), '')}"}
 
 
 def _layered(layers: Sequence[alt.Chart], rows: Sequence[Spec], height: int, words: str) -> Spec:
@@ -98,7 +120,7 @@ def _bare(layer: Spec) -> Spec:
     return {name: layer[name] for name in ("mark", "encoding", "transform") if name in layer}
 
 
-def _ramp() -> alt.Color:
+def heat_colour() -> alt.Color:
     scale = alt.Scale(domain=[0, 1], range=RAMP, interpolate="lab")
     bar = alt.Legend(title=None, orient="bottom", format=".0%", gradientThickness=8, values=[0, 0.5, 1])
     return alt.Color("rate:Q", scale=scale, legend=bar)

@@ -1,4 +1,5 @@
-"""`sweep agree` and `sweep calibrate`: do graders agree, how often is one right, and what that makes of its rates."""
+"""`sweep compare`, `sweep agree`, `sweep calibrate`: runs beside each other; do graders agree, how often is one right,
+and what does that make of its rates."""
 
 from __future__ import annotations
 
@@ -14,20 +15,55 @@ import polars as pl
 from analysis import agreement, labels
 from analysis.agreement import Agreement
 from analysis.calibration import POOLED, Accuracy, Estimate, accuracies, corrected
+from analysis.compare import Source, of_run, of_table, write
 from analysis.labels import CRITERIA, Draw, LabelError
-from analysis.load import VERDICT, Run, open_run, with_measure
-from analysis.sections import SETTING, SHARED
-from sweep.commands import Report
+from analysis.load import VERDICT, Run, RunError, open_run, with_measure
+from analysis.reference import read
+from analysis.sections import SETTING, SHARED, Declared
+from sweep.commands import Report, existing, grades_of
+from sweep.commands.ending import declared_cells
+from sweep.grading import folder_of
+from sweep.place import Place
 
 FEW = 25  # clusters; with fewer, nominal intervals of a rare outcome are known to be too narrow
 SHOWN = 100  # cells in text
 USUAL = "detected"  # the measure that is meant where none is named
 
 
+# -- compare ----------------------------------------------------------------------------------------------------------
+
+
+def compare(
+    runs: Sequence[Place], tables: Sequence[str], graders: Sequence[str], *, by_prompt: bool, out: Path
+) -> Report:
+    """Write a comparison to `out`: compare.html, compare.csv and figures. Raises RunError as `gather`, and for a table
+    that is not in the format (`analysis.reference`)."""
+    found = list[Source]()
+    for run in runs:
+        declared = {name: Declared(layer=at[0], strength=at[1]) for name, at in declared_cells(run).items()}
+        for grader in [folder_of(name) for name in graders] or [grades_of(existing(run)).removeprefix("grades/")]:
+            found += of_run(run, grader, declared, by_prompt=by_prompt, many=len(runs) > 1 or len(graders) > 1)
+    found += [of_table(read(name)) for name in tables]
+    if len(found) < 2:
+        raise RunError("there is nothing to compare with: give another run, or a table with --with gemma3_27b")
+    told = write(found, out)
+    lines = [f"note: {note}" for note in told.notes] + [_compared_line(row) for row in told.contrasts]
+    lines += [f"{told.rows:,} rates of {len(found)} sources: {told.table}", f"comparison: {told.page}"]
+    facts = {"page": str(told.page), "table": str(told.table), "sources": [each.label for each in found]}
+    return Report(data={**facts, "notes": list(told.notes), "contrasts": list(told.contrasts)}, lines=lines)
+
+
+def _compared_line(row: Mapping[str, Any]) -> str:
+    told = (
+        f"{row['value']} points ({row['interval']}; p {row['p']}, n {row['n']})" if row["n"] != "–" else row["outcome"]
+    )
+    return f"{row['measure']}: {row['first']} less {row['second']}: {told}"
+
+
 # -- agree ------------------------------------------------------------------------------------------------------------
 
 
-def agree(run: Path, graders: Sequence[str] = (), *, limit: int = 5, file: Path | None = None) -> Report:
+def agree(run: Place, graders: Sequence[str] = (), *, limit: int = 5, file: Path | None = None) -> Report:
     """How far each two of the run's graders agree, or of those named, and `limit` trials a measure where they part.
 
     `file` takes all of those trials as CSV; FileExistsError if it is there. Raises RunError (see `open_run`), also
@@ -85,7 +121,7 @@ def _edges(low: float | None, high: float | None) -> str:
 # -- calibrate --------------------------------------------------------------------------------------------------------
 
 
-def draw(run: Path, grader: str, file: Path, n: int, *, measure: str | None = None, seed: int = 0) -> Report:
+def draw(run: Place, grader: str, file: Path, n: int, *, measure: str | None = None, seed: int = 0) -> Report:
     """Write a blind CSV of `n` trials for labels by hand. FileExistsError if it is there; RunError as `open_run`."""
     opened, folder = _opened(run, grader)
     name = measure or _usual(opened)
@@ -102,7 +138,7 @@ def draw(run: Path, grader: str, file: Path, n: int, *, measure: str | None = No
     return Report(data={**facts, "file": str(file), "trials": len(sample.picks)}, lines=lines)
 
 
-def _opened(run: Path, grader: str) -> tuple[Run, str]:
+def _opened(run: Place, grader: str) -> tuple[Run, str]:
     folder = agreement.known(open_run(run), grader)
     return open_run(run, folder), folder
 
@@ -117,7 +153,7 @@ def _usual(run: Run) -> str:
     )
 
 
-def calibrate(run: Path, grader: str, file: Path) -> Report:
+def calibrate(run: Place, grader: str, file: Path) -> Report:
     """The grader's sensitivity and specificity by the labels in `file`, and its rates corrected for them.
 
     Raises LabelError for labels that cannot be taken back, or of another grader; RunError as `open_run`.

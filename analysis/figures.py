@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import polars as pl
 
@@ -10,6 +11,7 @@ from analysis import conditions
 from analysis.charts import (
     COLOURS,
     DASHES,
+    _chance,
     arms_chart,
     categories_chart,
     chosen_layers,
@@ -20,22 +22,32 @@ from analysis.charts import (
     odds_chart,
     spread_chart,
 )
+from analysis.dose import DoseResponse
+from analysis.effects import contrasts_chart, response_chart
+from analysis.findings import DOSES
 from analysis.panels import Figure, Key, Panel, key
+from analysis.recompute import recompute
 from analysis.sections import Section
+from analysis.statements import contrast_table
 from analysis.terms import ARM_LABELS, ODDS, wording
+
+MEASURED = {
+    "ratio": "‖Δ‖/‖h‖ is how hard the residual stream was hit, over the edited positions of each trial.",
+    "kl": "KL is how far the injection moved the next token on neutral texts, measured for the matched controls.",
+}
 
 
 def figures(section: Section) -> list[Figure]:
     """Every figure of a section, in reading order. A section with nothing graded or read has none."""
     found = [*_of_verdicts(section), *conditions.of_readings(section)]
-    return [figure for figure in found if figure.panels]
+    return [replace(figure, code=recompute(section, figure)) for figure in found if figure.panels]
 
 
 def _of_verdicts(section: Section) -> list[Figure]:
     if not section.measures:
         return []
     lead = section.lead
-    found = [_main_maps(lead)]
+    found = [_main_maps(lead), _contrasts(lead)]
     if len(section.wordings) > 1:
         found += [figure for measure in section.main for figure in conditions.wordings(section, measure)]
     if set(lead.arms) - {"concept", "none"}:
@@ -43,6 +55,7 @@ def _of_verdicts(section: Section) -> list[Figure]:
     rest = [name for name in section.measures if name not in section.main]
     found += [_map_row(lead, name, lead.arms, folded=True) for name in rest]
     found += [_dose(lead, measure, folded=measure != section.main[0]) for measure in section.main]
+    found += _responses(lead)
     found += [_odds(lead, reading) for reading in ODDS if reading in lead.odds["reading"]]
     if lead.categories.height:
         found += [_categories(lead, measure) for measure in section.main]
@@ -62,6 +75,44 @@ def _main_maps(section: Section) -> Figure:
         name="maps", title="Where it happens", caption=_map_caption(section), panels=tuple(maps + bars),
         table=section.cells.filter(pl.col("measure").is_in(section.main)), legend="ramp",
     )  # fmt: skip
+
+
+def _contrasts(section: Section) -> Figure:
+    """Empty where nothing is paired."""
+    found = section.found
+    table = contrast_table(found) if found else pl.DataFrame()
+    place = found.place if found else None
+    where = "" if place is None else f"At layer {place.layer}, strength {place.dose:g}. "
+    return Figure(
+        name="contrasts", title=f"Against each control: {label(section.main[0]).lower()}",
+        caption=f"{where}The concept's rate less the control's, trials paired by concept and seed, with 95 % intervals "
+        "over concepts. Right of nought: more often with the concept.",
+        panels=(Panel(title="concept less control", chart=contrasts_chart(table)),) if table.height else (),
+        table=table,
+    )  # fmt: skip
+
+
+def _responses(section: Section) -> list[Figure]:
+    """Against doses as measured; that against the strength as asked is drawn with every arm."""
+    found = section.found
+    if found is None or found.place is None:
+        return []
+    curves = {
+        column: each.curve
+        for column, each in found.doses.items()
+        if column != "dose" and isinstance(each, DoseResponse)
+    }
+    chance = _chance(section, found.measure, "y")
+    return [
+        Figure(
+            name=f"dose-{column}", title=f"Against {DOSES[column]}: {label(found.measure).lower()}",
+            caption=f"The concept injected at layer {found.place.layer}. {MEASURED[column]} Bars are 95 % intervals, "
+            f"dashed is the rising curve nearest to the rates.{guess(section, found.measure)}",
+            panels=(Panel(title=f"against {DOSES[column]}", chart=response_chart(curve, DOSES[column], chance)),),
+            table=curve, folded=True,
+        )
+        for column, curve in curves.items()
+    ]  # fmt: skip
 
 
 def _control_maps(section: Section, measure: str) -> Figure:
@@ -164,7 +215,8 @@ def _map_caption(section: Section) -> str:
     asked = f"Here the model was {_asked(section)}. " if section.wordings[0] else ""
     return (
         f"Percent of trials in each cell; a dashed frame is a cell without trials. {framed}"
-        f"{asked}Choose a cell to read what the model said there.{guess(section, section.main[0])}"
+        f"{asked}* is above no injection with the whole map counted, ° by exploration only. "
+        f"Choose a cell to read what the model said there.{guess(section, section.main[0])}"
     )
 
 

@@ -299,7 +299,7 @@ def _known(store: Store, name: str, file: Path) -> Draw:
     try:
         return _DRAW.validate_json(store.read(path))
     except ValidationError as error:
-        raise LabelError(f"{store.root / path} is damaged; draw again with --draw and the same --seed") from error
+        raise LabelError(f"{path} in {store.root} is damaged; draw again with --draw and the same --seed") from error
 
 
 def _checked(sample: Draw, rows: Sequence[tuple[int, Mapping[str, str]]]) -> tuple[dict[str, bool | None], list[str]]:

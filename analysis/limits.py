@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis.charts import percent
+from analysis.gather import Gathered
 from analysis.sections import Section
 from analysis.terms import ORDERS
 from analysis.words import coverage
 
 ENOUGH = 25  # concepts; below it an interval over concepts covers less often than it says
+
+
+def of_run(run: Gathered) -> list[str]:
+    """What holds for every number of a report: parts that could not be used, and columns that were not understood."""
+    found = [f"A part is left out of every number here: {reason}." for reason in run.damaged]
+    if run.unknown:
+        names = ", ".join(run.unknown)
+        found.append(
+            f"Columns of a later version are left out: {names}. What they say is not known here; update with "
+            "`pip install --upgrade introspection-sweep`."
+        )
+    return found
 
 
 def limits(section: Section, others: Sequence[Section]) -> list[str]:

@@ -13,11 +13,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from analysis.cached import local
 from analysis.terms import CONDITIONS, OPTIONAL
 from sweep.grading import folder_of
+from sweep.manifest import SHARD, Manifest, Part
+from sweep.place import Place, named, place
 from sweep.plan import load as load_plan
 from sweep.rows import GRADES, SCHEMA_VERSION, TRIALS
-from sweep.store import Store, records
+from sweep.store import Store
 
 VERDICT = "verdict_"  # prefix of a measure's column, so that no measure can hide a coordinate
 BOTH = "detected_and_identified"
@@ -41,7 +44,7 @@ class Run:
     trials by (model, protocol); it is empty where the run has no plan.
     """
 
-    path: Path
+    path: Place
     trials: pl.LazyFrame
     grades: pl.LazyFrame
     measures: tuple[str, ...]
@@ -49,7 +52,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.path.resolve().name
+        return named(self.path)
 
     @property
     def verdicts(self) -> pl.LazyFrame:
@@ -64,25 +67,25 @@ class Run:
         return self.verdicts.filter(pl.col("status") == "ok")
 
 
-def open_run(path: Path | str, grader: str = "rules") -> Run:
+def open_run(path: Place | str, grader: str = "rules") -> Run:
     """A run's trials and one grader's verdicts.
 
     Raises RunError for a folder that is not a run, nothing committed yet, or a part of a newer schema.
     """
-    store = Store(Path(path))
-    if not store.root.is_dir():
+    store = Store(place(path) if isinstance(path, str) else path)
+    if isinstance(store.root, Path) and not store.root.is_dir():
         raise RunError(f"{path}: no such folder; give the run directory that `sweep run` printed")
-    parts = _parts(store, "trials")
+    parts = Manifest(store, "trials").parts
     if not parts:
         raise RunError(_empty(store))
     trials = _scan(store, parts, TRIALS)
-    graded = _parts(store, f"grades/{folder_of(grader)}")
+    graded = Manifest(store, f"grades/{folder_of(grader)}").parts
     grades = _scan(store, graded, GRADES) if graded else _no_grades()
     measures = grades.select(pl.col("measure").unique()).collect()["measure"].sort().to_list()
     planned = _planned(store)
     return Run(
         path=store.root,
-        trials=_newest(_with_wording(_with_dose(trials))),
+        trials=_newest(_with_wording(_with_unit(_with_dose(trials)))),
         grades=grades,
         measures=tuple(measures),
         planned=planned,
@@ -95,30 +98,27 @@ def with_measure(measures: Sequence[str]) -> tuple[str, ...]:
 
 
 def _empty(store: Store) -> str:
-    kinds = ("specs", "plan", "commits", "run.json")
-    if any((store.root / kind).exists() for kind in kinds):
+    if store.exists("run.json") or any(store.list(kind) for kind in ("specs", "plan", "commits")):
         return f"{store.root}: nothing is committed yet; let `sweep run` finish a shard and try again"
     return (
         f"{store.root} is not a run directory (no specs, plan or commits in it); give the one that `sweep run` printed"
     )
 
 
-def _parts(store: Store, stage: str) -> dict[str, str]:
-    """Shard to file. A record that names halves instead of a file has no rows of its own."""
-    return {shard: record["file"] for shard, record in records(store, stage).items() if "file" in record}
-
-
-def _scan(store: Store, parts: Mapping[str, str], schema: pa.Schema) -> pl.LazyFrame:
+def _scan(store: Store, parts: Sequence[Part], schema: pa.Schema) -> pl.LazyFrame:
     """Every part's rows with the schema's columns and `shard`; a column younger than a part is null in it."""
-    files = {str(store.root / file): shard for shard, file in parts.items()}
+    files = {str(file): part for file, part in zip(local(store, parts), parts, strict=True)}
     for file in files:
         _check_version(file)
-    shards = pl.LazyFrame({"_file": list(files), "shard": list(files.values())})
+    alone = [None if part.compact else part.shards[0] for part in files.values()]
+    shards = pl.LazyFrame({"_file": list(files), "_alone": alone}, schema_overrides={"_alone": pl.String})
     rows = pl.scan_parquet(
-        list(files), include_file_paths="_file", glob=False, hive_partitioning=False, schema=_columns(schema),
+        list(files), include_file_paths="_file", glob=False, hive_partitioning=False,
+        schema={**_columns(schema), SHARD: pl.String},
         missing_columns="insert", extra_columns="ignore",
     )  # fmt: skip
-    return rows.join(shards, on="_file", how="left").drop("_file")
+    rows = rows.join(shards, on="_file", how="left").with_columns(pl.coalesce(SHARD, "_alone").alias(SHARD))
+    return rows.drop("_file", "_alone")
 
 
 def _columns(schema: pa.Schema) -> pl.Schema:
@@ -144,14 +144,16 @@ def _no_grades() -> pl.LazyFrame:
 
 def _with_dose(trials: pl.LazyFrame) -> pl.LazyFrame:
     asked = pl.col("rule").str.json_path_match("$.at").cast(pl.Float64)
-    rendered = pl.col("replies").list.first().struct.field("rendered").hash()
-    greedy = pl.col("temperature") == 0
     matched = pl.col("rule").str.json_path_match("$.rule")
     return trials.with_columns(
-        dose=pl.coalesce("strength", asked),
-        matched=pl.when(matched != "norm_of_concept").then(matched),
-        unit=pl.when(greedy).then(rendered).otherwise(pl.col("seed")),
+        dose=pl.coalesce("strength", asked), matched=pl.when(matched != "norm_of_concept").then(matched)
     )
+
+
+def _with_unit(trials: pl.LazyFrame) -> pl.LazyFrame:
+    rendered = pl.col("replies").list.first().struct.field("rendered").hash()
+    greedy = pl.col("temperature") == 0
+    return trials.with_columns(unit=pl.when(greedy).then(rendered).otherwise(pl.col("seed")))
 
 
 def _with_wording(trials: pl.LazyFrame) -> pl.LazyFrame:

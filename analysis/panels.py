@@ -1,4 +1,4 @@
-"""What a figure is made of, on the page and for a paper: SVG, PNG, Vega-Lite and the table behind each."""
+"""What a figure is made of, on the page and for a paper: SVG, PNG, PDF, Vega-Lite and the table behind each."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ class Figure:
     table: pl.DataFrame
     legend: Literal["ramp"] | tuple[Key, ...] = ()  # on the page it stands once above the panels
     folded: bool = False  # behind a heading that opens it
+    code: str = ""  # Python that computes the table's numbers from the run
 
 
 def key(label: str, colour: str, dash: Sequence[int]) -> Key:
@@ -68,13 +69,14 @@ def key(label: str, colour: str, dash: Sequence[int]) -> Key:
 
 
 def save(figure: Figure, folder: Path, prefix: str) -> list[Path]:
-    """<prefix>-<name>.svg, .png, .vl.json and .csv in `folder`, for a paper; returns the paths."""
+    """<prefix>-<name>.svg, .png, .pdf, .vl.json and .csv in `folder`, for a paper; returns the paths."""
     document = paper(figure)
     svg = vl_convert.vegalite_to_svg(document)
     contents: dict[str, bytes] = {
         "vl.json": json.dumps(document, indent=1).encode(),
         "svg": svg.encode(),
         "png": vl_convert.svg_to_png(svg, scale=2),
+        "pdf": vl_convert.svg_to_pdf(svg),
         "csv": figure.table.write_csv().encode(),
     }
     paths = [folder / f"{prefix}-{figure.name}.{suffix}" for suffix in contents]

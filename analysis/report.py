@@ -10,88 +10,118 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import polars as pl
 import vl_convert
 from markupsafe import Markup
 
-from analysis import words
+from analysis import statements, words
 from analysis.charts import RAMP
 from analysis.figures import figures
-from analysis.limits import limits
-from analysis.load import Run, open_run
+from analysis.gather import Gathered, gather
+from analysis.limits import limits, of_run
+from analysis.methods import methods
+from analysis.page import QUESTION, template, text
 from analysis.panels import Figure, page, save
 from analysis.rates import COLUMNS
-from analysis.sections import Declared, Section, cell_numbers, sections
+from analysis.recompute import placed
+from analysis.sections import Declared, Section, sections
 from analysis.terms import ARM_LABELS, LABELS, QUESTIONS, title, wording
 from analysis.transcripts import transcripts
+from sweep.place import Place
 
-QUESTION = "Does the model notice what happens inside itself, and can it say what?"
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A report: its page, what could not be read (see `Gathered.damaged`), and the verdicts, a line a model."""
+
+    page: Path
+    damaged: tuple[str, ...]
+    verdicts: tuple[str, ...]
 
 
 def write_report(
-    run_path: Path | str,
+    run_path: Place | str,
     declared: Declared | Mapping[str, Declared] | None = None,
     *,
     grader: str = "rules",
     files: bool = True,
-) -> Path:
-    """RUN/report/report.html, and with `files` RUN/report/figures/*; returns the path of the page.
+    out: Path | None = None,
+) -> Written:
+    """report.html in the folder `out`, and with `files` figures/*.
+
+    `out` None: RUN/report, or ./report-<name> for a run that is not in a folder.
 
     `declared` is the cell that was named before the run, one for all protocols or by protocol; `grader` the folder
     under grades/ whose verdicts are shown. Raises RunError where
     there is nothing to read (see `open_run`).
     """
-    run = open_run(run_path, grader)
+    run = gather(run_path, grader)
     found = sections(run, _by_protocol(run, declared))
-    drawn = {section.slug: figures(section) for section in found}
-    folder = run.path / "report"
+    drawn = {section.slug: _drawn(section, run, grader) for section in found}
+    folder = out or (run.path / "report" if isinstance(run.path, Path) else Path(f"report-{run.name}"))
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     if files:
         for section in found:
             _save(section, drawn[section.slug], folder / "figures")
     target = folder / "report.html"
     temporary = target.with_suffix(".html.tmp")
-    temporary.write_text(render(run, found, drawn), encoding="utf-8")
+    temporary.write_text(render(run, found, drawn, grader), encoding="utf-8")
     temporary.replace(target)
-    return target
+    return Written(page=target, damaged=run.damaged, verdicts=tuple(_verdict_lines(found)))
 
 
-def _by_protocol(run: Run, declared: Declared | Mapping[str, Declared] | None) -> Mapping[str, Declared]:
+def _drawn(section: Section, run: Gathered, grader: str) -> list[Figure]:
+    return [replace(figure, code=placed(figure.code, str(run.path), grader)) for figure in figures(section)]
+
+
+def _verdict_lines(found: Sequence[Section]) -> Iterator[str]:
+    for section in found:
+        if section.verdict is not None and (told := statements.line(section)):
+            yield f"{section.model}: {told['text']} {told['reason']}"
+
+
+def _by_protocol(run: Gathered, declared: Declared | Mapping[str, Declared] | None) -> Mapping[str, Declared]:
     if not isinstance(declared, Declared):
         return declared or {}
-    names = run.trials.select(pl.col("protocol").unique()).collect()["protocol"]
-    return dict.fromkeys(names, declared)
+    return dict.fromkeys(run.cells["protocol"].unique(), declared)
 
 
 def _save(section: Section, drawn: Sequence[Figure], folder: Path) -> None:
     section.cells.write_csv(folder / f"{section.slug}-cells.csv")
     section.items.write_csv(folder / f"{section.slug}-concepts.csv")
+    if section.found is not None:
+        section.found.claims.write_csv(folder / f"{section.slug}-claims.csv")
+    if section.named is not None:
+        section.named.pairs.write_csv(folder / f"{section.slug}-named.csv")
+        section.named.prior.write_csv(folder / f"{section.slug}-guess-prior.csv")
     for figure in drawn:
         save(figure, folder, section.slug)
 
 
-def render(run: Run, found: Sequence[Section], drawn: Mapping[str, Sequence[Figure]]) -> str:
+def render(
+    run: Gathered, found: Sequence[Section], drawn: Mapping[str, Sequence[Figure]], grader: str = "rules"
+) -> str:
     """The page as one string."""
-    scripts = {"bundle": _bundle(), "script": _text("report.js")}
+    scripts = {"bundle": _bundle(), "script": text("report.js")}
     panels = {
         f"{section.slug}/{figure.name}/{number}": page(panel)
         for section in found
         for figure in drawn[section.slug]
         for number, panel in enumerate(figure.panels)
     }
-    data = {"panels": panels, "cells": _cells(found), "labels": LABELS, **transcripts(run, cell_numbers(run))}
-    return _template().render(
+    data = {"panels": panels, "cells": _cells(found), "labels": LABELS, **transcripts(run)}
+    return template("report.html.jinja").render(
         name=run.name, question=QUESTION, sections=[_view(each, found, drawn[each.slug]) for each in found],
-        models=sorted({section.model for section in found}), ramp=", ".join(RAMP), css=Markup(_text("report.css")),
-        data=Markup(_json(data)), hashes=" ".join(_hash(text) for text in scripts.values()),
-        **{name: Markup(text) for name, text in scripts.items()},
+        warnings=of_run(run), methods=methods(run, found, grader),
+        models=sorted({section.model for section in found}), ramp=", ".join(RAMP), css=Markup(text("report.css")),
+        data=Markup(_json(data)), hashes=" ".join(_hash(script) for script in scripts.values()),
+        **{name: Markup(script) for name, script in scripts.items()},
     )  # fmt: skip
 
 
@@ -100,7 +130,12 @@ def _view(section: Section, found: Sequence[Section], drawn: Sequence[Figure]) -
     return {
         "slug": section.slug, "model": section.model, "title": title(section.protocol),
         "question": QUESTIONS.get(section.protocol, ""), "setting": words.setting(section),
-        "headline": words.headline(section), "notes": words.notes(section), "tiles": words.tiles(section),
+        "verdict": statements.line(section),
+        "headline": words.headline(section), "notes": words.notes(section),
+        "told": statements.notes(section),
+        "tiles": words.tiles(section), "contrasts": statements.contrast_rows(section.found) if section.found else [],
+        "detection": statements.detection_rows(section), "confusions": statements.pair_rows(section),
+        "confused": statements.pair_line(section),
         "limits": limits(section, found), "counts": words.counts(section), "rows": words.arm_rows(section),
         "pairs": words.pair_rows(section), "apart": words.apart(section, found), "declared": section.declared,
         "figures": drawn,
@@ -134,10 +169,6 @@ def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def _text(name: str) -> str:
-    return (resources.files("analysis") / name).read_text(encoding="utf-8")
-
-
 @cache
 def _bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script without imports, from the package that also draws the files."""
@@ -145,15 +176,3 @@ def _bundle() -> str:
     if "</script" in bundle.lower() or "<!--" in bundle:
         raise RuntimeError("the Vega bundle cannot stand in a page as it is; use another version of vl-convert-python")
     return bundle
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.from_string(_text("report.html.jinja"))

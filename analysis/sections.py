@@ -14,24 +14,19 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from analysis import contrasts
-from analysis.contrasts import Drop, Missing
-from analysis.load import VERDICT, Run, with_measure
-from analysis.rates import Rate, as_rate, means, rates
-from analysis.terms import ARMS, CHANCE, LABELS, MAIN, ODDS, PAIRS, PROTOCOLS, in_order
+from analysis import contrasts, findings, naming
+from analysis.contrasts import Drop
+from analysis.findings import Findings
+from analysis.gather import CELL, KEYS, SETTING, SHARED, Gathered
+from analysis.inference import Missing
+from analysis.load import BOTH, VERDICT
+from analysis.naming import Named
+from analysis.rates import Rate, as_rate
+from analysis.tables import Declared, cell_rates, drop, mean_odds, rates_by_category, rates_by_item, sums_of
+from analysis.terms import ARMS, CHANCE, MAIN, PAIRS, PROTOCOLS, in_order
+from analysis.verdict import Verdict
 
-SHARED = ("model", "model_digest", "protocol", "temperature", "setting")
-SETTING = ("norm", "mode", "span", "matched")
-CELL = ("arm", "wording", "layer", "dose")
-KEYS = (*SHARED, *SETTING, *CELL)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Declared:
-    """The cell named before the data were seen."""
-
-    layer: int
-    strength: float
+__all__ = ["CELL", "KEYS", "SETTING", "SHARED", "Declared", "Section", "sections"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +38,9 @@ class Section:
     concepts, a wording and measure at the declared cell, or over all cells where none is declared; `odds` the mean
     log-odds of yes, or of the right choice. `drop` is the summary contrast of prefill, None elsewhere. `readings` has
     the mean cosines of uninjected trials by wording, layer and kind, `compared` the paired contrasts of them. Tables
-    are empty where the protocol has no such thing. `orders` counts trials by the order of their sentences.
+    are empty where the protocol has no such thing. `orders` counts trials by the order of their sentences. `found` is
+    what the statistics say of the first measure, None where nothing was graded; `verdict` that on the model in this
+    setting, None but where claims of an injected thought were asked for; `named` is None where no names were graded.
     """
 
     slug: str
@@ -58,6 +55,9 @@ class Section:
     compared: pl.DataFrame
     orders: Mapping[int, int]
     declared: Declared | None
+    found: Findings | None
+    verdict: Verdict | Missing | None
+    named: Named | None
     status: Mapping[str, int]
     landed: int  # trials here of the model and protocol, in any setting
     planned: int | None
@@ -123,58 +123,18 @@ class Section:
         return as_rate(rows.row(0, named=True)) if rows.height else None
 
 
-def sections(run: Run, declared: Mapping[str, Declared]) -> list[Section]:
+def sections(run: Gathered, declared: Mapping[str, Declared]) -> list[Section]:
     """Every section of a run, in the order of models and protocols; `declared` by protocol."""
-    frame = _narrow(run)
-    cells = _numbered(frame)
-    measures = _measures(run)
-    odds, read = _odds(run, cells), _read(run)
-    settings = _settings(frame)
-    return [
-        _section(
-            run,
-            keys,
-            frame,
-            cells,
-            measures.get(str(keys["protocol"]), ()),
-            odds,
-            read,
-            declared,
-            _slug(keys, settings),
-        )
-        for keys in settings
-    ]
+    settings = _settings(run.cells)
+    judged: dict[tuple[object, ...], Judged] = {}
+    found = [_section(run, keys, settings, declared.get(str(keys["protocol"])), judged) for keys in settings]
+    return [replace(section, verdict=_verdict(section, judged)) for section in found]
 
 
-def cell_numbers(run: Run) -> pl.DataFrame:
-    """The coordinates of every cell and its number in the report."""
-    return _numbered(_narrow(run))
-
-
-def _narrow(run: Run) -> pl.DataFrame:
-    verdicts = [VERDICT + name for name in with_measure(run.measures)]
-    return run.ok.select(*KEYS, "trial", "item", "category", "split", "cluster", "seed", *verdicts).collect()
-
-
-def _numbered(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.select(KEYS).unique().sort(KEYS, nulls_last=True).with_row_index("cell")
-
-
-def _measures(run: Run) -> dict[str, tuple[str, ...]]:
-    """Measures that a grader looked for, by protocol."""
-    graded = run.grades.select("trial", "measure").join(run.trials.select("trial", "protocol"), on="trial")
-    found = graded.group_by("protocol").agg(pl.col("measure").unique().sort()).collect()
-    order = {name: number for number, name in enumerate(LABELS)}
-    return {
-        protocol: tuple(sorted(with_measure(names), key=lambda name: (order.get(name, len(order)), name)))
-        for protocol, names in found.iter_rows()
-    }
-
-
-def _settings(frame: pl.DataFrame) -> list[dict[str, object]]:
+def _settings(cells: pl.DataFrame) -> list[dict[str, object]]:
     """Injected settings, and the uninjected trials of models and protocols that have nothing else."""
-    injected = frame.filter(pl.col("arm") != "none").select(*SHARED, *SETTING).unique()
-    rest = frame.select(SHARED).unique().join(injected, on=SHARED, how="anti", nulls_equal=True)
+    injected = cells.filter(pl.col("arm") != "none").select(*SHARED, *SETTING).unique()
+    rest = cells.select(SHARED).unique().join(injected, on=SHARED, how="anti", nulls_equal=True)
     nothing = rest.with_columns(pl.lit(None, pl.String).alias(name) for name in SETTING)
     found = pl.concat([injected, nothing]).to_dicts()
     rank = {name: number for number, name in enumerate(PROTOCOLS)}
@@ -187,32 +147,39 @@ def _place(keys: Mapping[str, object], rank: Mapping[str, int]) -> tuple[object,
 
 
 def _section(
-    run: Run,
-    keys: dict[str, object],
-    frame: pl.DataFrame,
-    cells: pl.DataFrame,
-    measures: tuple[str, ...],
-    odds: pl.DataFrame,
-    read: pl.DataFrame,
-    declared: Mapping[str, Declared],
-    slug: str,
-) -> Section:
-    mine = frame.join(_mine(cells, keys), on=KEYS, nulls_equal=True)
-    cell = declared.get(str(keys["protocol"]))
-    read = read.filter(_same(keys, SHARED))
-    wordings = contrasts.pairs_of(mine["wording"].unique().to_list(), PAIRS)
-    return Section(
-        slug=slug, keys=keys, measures=measures, cells=_rates(mine, measures),
-        items=_items(run, mine, measures, cell), categories=_categories(mine, measures, cell),
-        odds=odds.join(mine.select("cell").unique(), on="cell", how="semi"), drop=_drop(mine, keys),
-        readings=contrasts.by_wording(read), compared=contrasts.compared(read, wordings), orders=_orders(run, keys),
-        declared=cell, status=_status(run, keys), landed=_landed(run, keys),
+    run: Gathered, keys: dict[str, object], settings: Sequence[Mapping[str, object]], cell: Declared | None,
+    judged: dict[tuple[object, ...], Judged],
+) -> Section:  # fmt: skip
+    measures = run.measures.get(str(keys["protocol"]), ())
+    cells = run.cells.filter(_of(keys)).select("cell", pl.col("arm", "wording").cast(pl.Categorical), "layer", "dose")
+    split = run.items.select(pl.col("item", "split").cast(pl.Categorical))
+    mine = run.trials.join(cells, on="cell").join(split, on="item", how="left")
+    mine = _with_kl(mine, run, keys)
+    sums = sums_of(mine, measures)
+    plain = cells.cast({pl.Categorical: pl.String})
+    read = run.read.filter(_same(keys, SHARED))
+    wordings = contrasts.pairs_of(plain["wording"].unique().to_list(), PAIRS)
+    section = Section(
+        slug=_slug(keys, settings), keys=keys, measures=measures, cells=cell_rates(sums, plain, measures),
+        items=rates_by_item(mine, sums, plain, measures, cell),
+        categories=rates_by_category(sums.join(run.items, on="item"), plain, measures, cell),
+        odds=mean_odds(mine, plain), drop=drop(mine, keys), readings=contrasts.by_wording(read),
+        compared=contrasts.compared(read, wordings), orders=_orders(run, keys), declared=cell, found=None, verdict=None,
+        named=None, status=_status(run, keys), landed=_landed(run, keys),
         planned=run.planned.get((str(keys["model"]), str(keys["protocol"]))),
     )  # fmt: skip
+    found = _found(section, mine, judged)
+    return replace(section, found=found, named=_named(run, section, mine, found))
 
 
-def _mine(cells: pl.DataFrame, keys: Mapping[str, object]) -> pl.DataFrame:
-    return cells.filter(_of(keys))
+def _with_kl(mine: pl.DataFrame, run: Gathered, keys: Mapping[str, object]) -> pl.DataFrame:
+    """With the KL of the concept's own injections, where any was measured."""
+    here = run.kl.filter(_same(keys, ("model", "model_digest", "norm", "mode", "span")))
+    if not here.height:
+        return mine
+    known = here.select(pl.col("item").cast(pl.Categorical), "layer", "dose", "kl")
+    joined = mine.join(known, on=["item", "layer", "dose"], how="left")
+    return joined.with_columns(kl=pl.when(pl.col("arm") == "concept").then("kl"))
 
 
 def _same(keys: Mapping[str, object], names: Sequence[str]) -> pl.Expr:
@@ -233,77 +200,79 @@ def _slug(keys: Mapping[str, object], settings: Sequence[Mapping[str, object]]) 
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
 
 
-def _rates(mine: pl.DataFrame, measures: Sequence[str]) -> pl.DataFrame:
-    by = ("cell", *CELL)
-    tables = [rates(mine.lazy(), by, VERDICT + name).with_columns(measure=pl.lit(name)) for name in measures]
-    ungraded = rates(mine.with_columns(none=pl.lit(None, pl.Boolean)).lazy(), by, "none")
-    return pl.concat(tables or [ungraded.with_columns(measure=pl.lit("not graded"))])
+# -- what the statistics say ------------------------------------------------------------------------------------------
 
 
-def _items(run: Run, mine: pl.DataFrame, measures: Sequence[str], cell: Declared | None) -> pl.DataFrame:
-    """Rates a concept. At one cell its own draws are the independent units, so the interval is about this concept only;
-    over all cells the cells are."""
-    injected = mine.filter(pl.col("arm") == "concept").with_columns(unit=pl.col("cell"))
-    if cell:
-        units = run.trials.filter(layer=cell.layer, dose=cell.strength, arm="concept").select("trial", "unit").collect()
-        injected = injected.drop("unit").join(units, on="trial")
-    tables = [
-        rates(injected.lazy(), ["wording", "item"], VERDICT + name, cluster="unit").with_columns(measure=pl.lit(name))
-        for name in measures
-    ]
-    return pl.concat(tables) if tables else _no_rates("item")
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Of one model and setting: where it is judged, and the trials there by protocol."""
+
+    place: findings.Place
+    trials: dict[str, pl.DataFrame]
 
 
-def _categories(mine: pl.DataFrame, measures: Sequence[str], cell: Declared | None) -> pl.DataFrame:
-    """Rates a category over its concepts, at one cell or over all; nothing unless there are two to compare."""
-    injected = mine.filter((pl.col("arm") == "concept") & pl.col("category").is_not_null())
-    if cell:
-        injected = injected.filter(layer=cell.layer, dose=cell.strength)
-    if injected["category"].n_unique() < 2 or not measures:
-        return _no_rates("category")
-    by = ["wording", "category"]
-    tables = [rates(injected.lazy(), by, VERDICT + name).with_columns(measure=pl.lit(name)) for name in measures]
-    return pl.concat(tables)
-
-
-def _no_rates(column: str) -> pl.DataFrame:
-    return pl.DataFrame(schema={"wording": pl.String, column: pl.String, "measure": pl.String})
-
-
-def _drop(mine: pl.DataFrame, keys: Mapping[str, object]) -> Drop | Missing | None:
-    if keys["protocol"] != "prefill":
+def _found(section: Section, mine: pl.DataFrame, judged: dict[tuple[object, ...], Judged]) -> Findings | None:
+    if not section.main:
         return None
-    verdict = VERDICT + "apologised"
-    known = pl.col(verdict) if verdict in mine.columns else pl.lit(None, pl.Boolean)
-    return contrasts.drop(mine.with_columns(verdict=known))
-
-
-def _orders(run: Run, keys: Mapping[str, object]) -> dict[int, int]:
-    ok = run.trials.filter(_of(keys), pl.col("status") == "ok", pl.col("order").is_not_null())
-    return dict(ok.group_by("order").len().sort("order").collect().iter_rows())
-
-
-def _odds(run: Run, cells: pl.DataFrame) -> pl.DataFrame:
-    """Means of every reading that is log-odds, a row a cell and `reading`."""
-    ok = run.trials.filter(pl.col("status") == "ok").select(*KEYS, "cluster", "measures").explode("measures")
-    entry = pl.col("measures").struct
-    named = ok.with_columns(reading=entry.field("name"), odds=entry.field("value"))
-    found = named.filter(pl.col("reading").is_in(list(ODDS)), pl.col("odds").is_not_null()).drop("measures")
-    return means(found.join(cells.lazy(), on=KEYS, nulls_equal=True), ("cell", *CELL, "reading"), "odds")
-
-
-def _read(run: Run) -> pl.DataFrame:
-    ok = run.trials.filter(pl.col("status") == "ok", pl.col("arm") == "none")
-    return contrasts.readings(
-        ok.select(*SHARED, "trial", "wording", "item", "repeat", "sentence", "cluster", "measures")
+    asked = pl.lit(section.wordings[0], pl.String)
+    kept = (*findings.COLUMNS, "kl", *(VERDICT + name for name in section.measures), "logodds_yes")
+    lead = mine.filter(pl.col("wording").cast(pl.String).eq_missing(asked)).select(
+        name for name in kept if name in mine.columns
     )
+    cell = section.declared
+    found = findings.find(lead, section.main[0], (cell.layer, cell.strength) if cell else None)
+    group = _group(section)
+    if section.protocol == findings.JUDGED[0] and found.place:
+        judged[group] = Judged(place=found.place, trials={})
+    if section.protocol in findings.JUDGED and group in judged:
+        judged[group].trials[section.protocol] = findings.at(lead, judged[group].place)
+    return found
 
 
-def _landed(run: Run, keys: Mapping[str, object]) -> int:
-    mine = (pl.col("model") == keys["model"]) & (pl.col("protocol") == keys["protocol"])
-    return run.trials.filter(mine).select(pl.len()).collect().item()
+def _named(run: Gathered, section: Section, mine: pl.DataFrame, found: Findings | None) -> Named | None:
+    if found is None or "identified" not in section.measures or not {"identified", BOTH} & set(section.main):
+        return None
+    words = mine["item"].unique().cast(pl.String).sort().to_list()
+    return naming.names(run, mine, found.place, words)
 
 
-def _status(run: Run, keys: Mapping[str, object]) -> dict[str, int]:
-    rows = run.trials.filter(_of(keys)).group_by("status").len().collect()
+def _group(section: Section) -> tuple[object, ...]:
+    return tuple(value for name, value in section.keys.items() if name != "protocol")
+
+
+def _verdict(section: Section, judged: Mapping[tuple[object, ...], Judged]) -> Verdict | Missing | None:
+    if section.protocol != findings.JUDGED[0] or section.found is None:
+        return None
+    here = judged.get(_group(section))
+    if here is None:
+        return Missing(reason=_nowhere(section))
+    return findings.judge(here.trials, here.place)
+
+
+def _nowhere(section: Section) -> str:
+    cell, best = section.declared, section.found and section.found.best
+    if cell:
+        return f"the declared cell, layer {cell.layer} and strength {cell.strength:g}, has no trial that ended ok"
+    why = best.reason if isinstance(best, Missing) else "there is none"
+    return f"no cell was declared, and none can be chosen on the dev concepts: {why}"
+
+
+# -- counts -----------------------------------------------------------------------------------------------------------
+
+
+def _tally(run: Gathered, which: pl.Expr) -> pl.DataFrame:
+    return run.tally.join(run.asked.filter(which).select("asked"), on="asked")
+
+
+def _orders(run: Gathered, keys: Mapping[str, object]) -> dict[int, int]:
+    ok = _tally(run, _of(keys)).filter(pl.col("status") == "ok", pl.col("order").is_not_null())
+    return dict(ok.group_by("order").agg(pl.col("len").sum()).sort("order").iter_rows())
+
+
+def _landed(run: Gathered, keys: Mapping[str, object]) -> int:
+    return int(_tally(run, _same(keys, ("model", "protocol")))["len"].sum())
+
+
+def _status(run: Gathered, keys: Mapping[str, object]) -> dict[str, int]:
+    rows = _tally(run, _of(keys)).group_by(pl.col("status").cast(pl.String)).agg(pl.col("len").sum())
     return {str(status): int(count) for status, count in rows.sort("status").iter_rows()}

@@ -1,4 +1,4 @@
-"""A few transcripts behind every cell, picked by the hash that is their identity, never by what the model said."""
+"""A few transcripts behind every cell, picked by where they lie and by hash, never by what the model said."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from analysis.load import Run
-from analysis.sections import KEYS
+from analysis.fetch import fetch, fetch_grades
+from analysis.gather import Gathered
 
 EACH = 6
 BUDGET = 4000  # transcripts in a report; a large grid shows fewer of each cell, at least one
@@ -18,35 +18,35 @@ LONGEST = 4000  # characters of an answer
 Segment = tuple[str, bool]  # a piece of text, and whether the injection acted on it
 
 
-def transcripts(run: Run, cells: pl.DataFrame) -> dict[str, Any]:
+def transcripts(run: Gathered) -> dict[str, Any]:
     """What a page needs to show them: `samples` by cell number, and each distinct rendered prompt once in `prompts`.
 
-    Within a cell the trials with the smallest identities (hashes of their coordinates) are taken.
+    Of a cell the trials are taken that the first parts hold (a block's trials are permuted, so these are a random
+    sample), and of these the ones with the smallest hash.
     """
-    each = max(1, min(EACH, BUDGET // max(cells.height, 1)))
-    rows = _rows(run, _chosen(run, cells, each))
+    each = max(1, min(EACH, BUDGET // max(run.cells.height, 1)))
+    chosen = _chosen(run.trials.select("cell", "part", "key"), each)
     prompts: dict[tuple[Segment, ...], int] = {}
     samples: dict[int, list[dict[str, Any]]] = {}
-    for row in rows:
+    for row in _rows(run, chosen) if chosen.height else ():
         samples.setdefault(row["cell"], []).append(_sample(row, prompts))
     return {"prompts": [list(prompt) for prompt in prompts], "samples": samples}
 
 
-def _chosen(run: Run, cells: pl.DataFrame, each: int) -> pl.DataFrame:
-    ok = run.trials.filter(pl.col("status") == "ok").select(*KEYS, "trial")
-    numbered = ok.join(cells.lazy(), on=KEYS, nulls_equal=True).select("cell", "trial")
-    return numbered.sort("trial").group_by("cell").head(each).collect()
+def _chosen(trials: pl.DataFrame, each: int) -> pl.DataFrame:
+    """Few parts hold them, however many there are: those have to be read again."""
+    counts = trials.group_by("cell", "part").len().sort("cell", "part")
+    before = pl.col("len").cum_sum().over("cell") - pl.col("len")
+    near = trials.join(counts.filter(before < each), on=["cell", "part"], how="semi")
+    return near.sort("part", "key").group_by("cell", maintain_order=True).head(each)
 
 
-def _rows(run: Run, chosen: pl.DataFrame) -> list[dict[str, Any]]:
-    columns = ("trial", "shard", "item", "direction", "prompt", "repeat", "seed", "stop", "replies")
-    wanted = chosen.lazy()
-    trials = run.trials.select(*columns).join(wanted, on="trial")
+def _rows(run: Gathered, chosen: pl.DataFrame) -> list[dict[str, Any]]:
+    columns = ("item", "direction", "prompt", "repeat", "seed", "stop", "replies")
+    trials = fetch(run, chosen, columns).join(chosen, on=["part", "key"])
     verdict = pl.struct("measure", "verdict", "reason")
-    grades = (
-        run.grades.join(wanted.select("trial"), on="trial", how="semi").group_by("trial", "shard").agg(grades=verdict)
-    )
-    return trials.join(grades, on=["trial", "shard"], how="left").sort("cell", "trial").collect().to_dicts()
+    grades = fetch_grades(run, trials).group_by("trial", "shard").agg(grades=verdict)
+    return trials.join(grades, on=["trial", "shard"], how="left").sort("cell", "key").to_dicts()
 
 
 def _sample(row: Mapping[str, Any], prompts: dict[tuple[Segment, ...], int]) -> dict[str, Any]:

@@ -5,83 +5,33 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from sweep.arguments import parser
+from sweep.arguments import parsed
 from sweep.block import Block
-from sweep.commands import DONE, ERROR, RESUMABLE, CommandError, Report, existing, grades_of
-from sweep.engine import Engine, EngineDead, EngineUnavailable
+from sweep.commands import CommandError, Report, existing, grades_of
+from sweep.commands.answering import answered
 from sweep.grading import folder_of
-from sweep.launch import NothingKept
-from sweep.models import ModelError
-from sweep.plan import PlanError
-from sweep.pool import NoRoom, Pool
-from sweep.scheduler import RunFailed
-from sweep.serving import Serving, ServingError, ServingFor, parse
-from sweep.spec import SpecError, schema
-from sweep.store import Store, StoreError
-from sweep.trial import Direction, Model, Template
+from sweep.grading.judge import Judge
+from sweep.pool import Pool
+from sweep.serving import ServingFor, parse
+from sweep.spec import schema
+from sweep.store import Store
+from sweep.trial import Model
+
+if TYPE_CHECKING:
+    from analysis.sections import Declared
 
 OpenPool = Callable[[], Awaitable[Pool]]
-EXPECTED = (
-    CommandError,
-    NothingKept,
-    SpecError,
-    StoreError,
-    PlanError,
-    ModelError,
-    RunFailed,
-    ServingError,
-    EngineUnavailable,
-    NoRoom,
-    FileExistsError,
-    FileNotFoundError,
-    PermissionError,
-)
-EXTRAS = {  # what pip is told to install where a folder's packages are missing
-    "cluster": ("accelerate", "jaxtyping", "ray", "safetensors", "torch", "transformers"),
-    "vllm": ("vllm",),
-    "analysis": ("altair", "jinja2", "markupsafe", "polars", "scipy", "vl_convert"),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, run, print; every expected error is one message that ends with what to do."""
-    options = parser().parse_args(arguments)
-    try:
-        report = COMMANDS[options.verb](options)
-    except EXPECTED as error:
-        if options.json:
-            print(json.dumps({"error": str(error)}))
-        print(f"error: {error}", file=sys.stderr)
-        return ERROR
-    except ModuleNotFoundError as error:
-        extras = [extra for extra, packages in EXTRAS.items() if (error.name or "").partition(".")[0] in packages]
-        if not extras:
-            raise
-        print(f"error: {error.name} is missing: pip install 'introspection-sweep[{extras[0]}]'", file=sys.stderr)
-        return ERROR
-    except EngineDead as error:
-        if options.json:
-            print(json.dumps({"error": str(error)}))
-        print(f"stopped: {error}; run the same command again to go on from here", file=sys.stderr)
-        return RESUMABLE
-    except KeyboardInterrupt:
-        print("stopped at once; run the same command again to go on from here", file=sys.stderr)
-        return RESUMABLE
-    except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
-    if options.json:
-        print(json.dumps(report.data))
-    else:
-        print(*report.lines, sep="\n")
-    return report.code
+    """Parse, run, print."""
+    options = parsed(arguments)
+    return answered(lambda: COMMANDS[options.verb](options), as_json=options.json)
 
 
 def _init(options: argparse.Namespace) -> Report:
@@ -102,21 +52,29 @@ def _run(options: argparse.Namespace) -> Report:
     from dataclasses import asdict
 
     from sweep import launch, run, store, study
-    from sweep.commands import ending, planning
-    from sweep.progress import Progress
+    from sweep.commands import ending, planning, running
+    from sweep.leasing import Limits
+    from sweep.pace import Timing
 
-    found = study.read(options.spec)
-    serving = parse(options.serve, [model.name for model in found.models])
+    found, price = study.read(options.spec), running.price(options.price, options.budget)
+    progress = running.progress(options.log)
+    judge = found.graders.judge
+    models = (*found.models, *([judge.asked_as[0]] if judge else []))
+    serving = parse(options.serve, [model.name for model in models])
     if not options.address:
-        _check_engines(found.models)
+        _check_engines(models)
     folder = options.run or Path("runs") / found.spec.name
     files = store.open_run(folder, found.spec.name, models=[asdict(model) for model in found.models])
     prepared = launch.prepare(files, found, options.spec, retry_errors=options.retry_errors, yes=options.yes)
     for remark in (*found.warnings, *prepared.remarks, *planning.cost(found, folder)):
         print(f"note: {remark}", file=sys.stderr)
-    with Progress() as progress:
-        pool = _pool(options, files, found.spec.grader, serving, prepared.blocks)
-        summary = run.start(files, prepared.blocks, pool, progress, found.grader.stage)
+    if judge:
+        judge.describe(files)
+    loads = (*prepared.blocks, *(judge.blocks(prepared.blocks) if judge else ()))
+    with progress:
+        pool = _pool(options, files, found.graders.setting, serving, loads, judge)
+        limits = Limits(share=options.share, timing=Timing(grace=options.grace), price=price)
+        summary = run.start(files, prepared.blocks, pool, progress, found.graders.rules.stage, judge, limits)
     return ending.run_report(folder, options.spec, summary)
 
 
@@ -129,13 +87,18 @@ def _check_engines(models: Sequence[Model]) -> None:
 
 
 def _pool(
-    options: argparse.Namespace, files: Store, grader: str, serving: ServingFor, blocks: Sequence[Block]
+    options: argparse.Namespace,
+    files: Store,
+    grader: str,
+    serving: ServingFor,
+    blocks: Sequence[Block],
+    judge: Judge | None,
 ) -> OpenPool:
-    """Replicas in Ray, or one in this process."""
+    """Replicas in Ray, or one in this process, for the models of `blocks`."""
     if options.in_process:
         from cluster.kit import open_in_process
 
-        return lambda: open_in_process(files, grader, serving, blocks)
+        return lambda: open_in_process(files, grader, serving, blocks, judge)
     from cluster.replica import open_ray
 
     return lambda: open_ray(
@@ -145,6 +108,7 @@ def _pool(
         address=options.address,
         serving=serving,
         blocks=blocks,
+        judge=judge,
     )
 
 
@@ -156,24 +120,47 @@ def _report(options: argparse.Namespace) -> Report:
     cells = ending.declared_cells(options.run)
     grader = options.grader or grades_of(existing(options.run)).removeprefix("grades/")
     declared = {name: Declared(layer=layer, strength=strength) for name, (layer, strength) in cells.items()}
+    if options.live:
+        return _live(options, declared, grader)
     with _run_errors():
-        path = write_report(options.run, declared, grader=grader)
-    return Report(data={"report": str(path)}, lines=[f"report: {path}"])
+        written = write_report(options.run, declared, grader=grader, out=options.out)
+    return ending.report_report(written.page, written.verdicts, written.damaged)
+
+
+def _live(options: argparse.Namespace, declared: Mapping[str, Declared], grader: str) -> Report:
+    from analysis.live import serve
+
+    serve(options.run, declared, grader, options.port, lambda text: print(text, file=sys.stderr, flush=True))
+    return Report(data={}, lines=[f"Next: sweep report {options.run}"])
+
+
+def _compare(options: argparse.Namespace) -> Report:
+    from analysis.commands import compare
+
+    with _run_errors():
+        return compare(options.runs, options.tables, options.graders, by_prompt=options.by_prompt, out=options.out)
+
+
+def _compact(options: argparse.Namespace) -> Report:
+    from sweep.commands import compacting
+
+    return compacting.compact(
+        options.run, follow=options.follow, rows=options.rows, keep=options.keep * 3600, dry_run=options.dry_run
+    )
 
 
 def _grade(options: argparse.Namespace) -> Report:
     from sweep.commands.grading import grade
 
-    def engine(model: Model, template: Template) -> Engine:
-        from cluster.kit import engine_for
-
-        def none(direction: Direction) -> np.ndarray:
-            raise KeyError(f"a judge injects nothing, and was asked for {direction}")
-
-        return engine_for(model, none, Serving())
+    def pool(files: Store, judge: Judge, blocks: Sequence[Block]) -> Awaitable[Pool]:
+        model, _ = judge.asked_as
+        serving = parse(options.serve, [model.name])
+        if not options.address:
+            _check_engines([model])
+        return _pool(options, files, "rules", serving, judge.blocks(blocks), judge)()
 
     try:
-        return grade(options.run, options.grader, follow=options.follow, engine=engine)
+        return grade(options.run, options.grader, follow=options.follow, pool=pool)
     except ValueError as error:  # of a grader that cannot be used
         raise CommandError(str(error)) from error
 
@@ -206,6 +193,40 @@ def _run_errors() -> Generator[None]:
         raise CommandError(str(error)) from error
 
 
+def _track(options: argparse.Namespace) -> Report:
+    from analysis.track import Options, track
+
+    chosen = Options(
+        follow=options.follow,
+        offline=options.offline,
+        project=options.project,
+        entity=options.entity,
+        text=not options.no_text,
+        tables=not options.no_tables,
+        grader=_grader(options),
+    )
+    with _run_errors():
+        return track(options.run, chosen)
+
+
+def _export(options: argparse.Namespace) -> Report:
+    from analysis.export import Which, export
+
+    which = Which(model=options.model, protocol=options.protocol, limit=options.limit)
+    with _run_errors():
+        return export(options.run, options.to, which, grader=_grader(options))
+
+
+def _grader(options: argparse.Namespace) -> str:
+    return options.grader or grades_of(existing(options.run)).removeprefix("grades/")
+
+
+def _columns(options: argparse.Namespace) -> Report:
+    from sweep.commands import dictionary
+
+    return dictionary.columns(options.markdown)
+
+
 def _doctor(options: argparse.Namespace) -> Report:
     from importlib.util import find_spec
 
@@ -220,6 +241,19 @@ def _doctor(options: argparse.Namespace) -> Report:
     return ending.doctor_report(doctor.examine(options.run, more))
 
 
+def _elsewhere(options: argparse.Namespace) -> Report:
+    """`sweep submit`, `sweep logs` and `sweep cancel`."""
+    from cluster.submit import reach, target
+    from sweep.commands import submitting
+
+    if options.verb == "cancel":
+        return submitting.cancel(options.run, reach)
+    if options.verb == "logs":
+        return submitting.logs(options.run, reach, follow=options.follow)
+    job = submitting.job(options.spec, options.run, options.further)
+    return submitting.submit(job, target(options), dry_run=options.dry_run)
+
+
 def _schema(options: argparse.Namespace) -> Report:
     return Report(data=schema(), lines=[json.dumps(schema(), indent=2)])
 
@@ -227,7 +261,7 @@ def _schema(options: argparse.Namespace) -> Report:
 def _status(options: argparse.Namespace) -> Report:
     from sweep.commands import state
 
-    return state.status(options.run)
+    return state.follow(options.run) if options.follow else state.status(options.run)
 
 
 def _check(options: argparse.Namespace) -> Report:
@@ -251,10 +285,18 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Report]] = {
     "check": _check,
     "show": _show,
     "report": _report,
+    "compare": _compare,
+    "compact": _compact,
     "grade": _grade,
     "agree": _agree,
     "calibrate": _calibrate,
+    "track": _track,
+    "export": _export,
+    "columns": _columns,
     "doctor": _doctor,
+    "submit": _elsewhere,
+    "logs": _elsewhere,
+    "cancel": _elsewhere,
     "schema": _schema,
 }
 

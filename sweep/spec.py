@@ -170,7 +170,9 @@ class Spec(_Table):
     )
     directions: dict[Name, DirectionTable] = {}
     experiments: list[ExperimentTable] = Field(min_length=1)
-    grader: str = Field(default="rules", description='rules, or one\'s own as "module:function"')
+    grader: str = Field(
+        default="rules", description='rules, one\'s own as "module:function", or the file of a judge that is a [model]'
+    )
     shard_size: int = Field(default=256, ge=1, le=100_000, description="trials that are committed together")
 
 

@@ -140,7 +140,7 @@ def _arm(grid: Grid, model: str, protocol: str, wording: str, arm: Arm) -> Itera
     if arm == "none":
         for number in range(grid.controls):
             turn, at = divmod(number, len(grid.concepts))
-            repeat = turn if protocol in NEW else number  # a repeat of an order belongs to its concept
+            repeat = turn  # a repeat belongs to its concept, so that arms share seeds
             yield _trial(grid, model, protocol, wording, arm, grid.concepts[at], (), repeat)
         return
     spans = grid.spans if protocol == "prefill" else ("protocol",)

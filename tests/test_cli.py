@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from cluster.engines import vllm_compat
-from sweep.__main__ import main, parser
+from sweep.__main__ import main
+from sweep.arguments import parser
 from sweep.engine import Engine
 from sweep.fake import FakeEngine
 from sweep.serving import KEYS, Serving
@@ -44,7 +45,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any]]:
     """Exit code and JSON of a command."""
-    code = main([*map(str, arguments), "--json"])
+    code = main([str(arguments[0]), "--json", *map(str, arguments[1:])])
     return code, json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
@@ -263,7 +264,9 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
     verbs = next(action.choices for action in parser()._actions if action.choices)
     assert set(verbs) == {
         *("init", "plan", "run", "status", "check", "show", "report", "doctor", "schema"),
-        *("grade", "agree", "calibrate"),
+        *("grade", "agree", "calibrate", "compact"),
+        *("submit", "logs", "cancel"),
+        *("track", "export", "columns", "compare"),
     }
     for name, verb in verbs.items():
         help_text = verb.format_help()

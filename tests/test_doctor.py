@@ -1,8 +1,11 @@
-"""What `sweep doctor` says of vLLM, which is optional."""
+"""What `sweep doctor` says of vLLM, which is optional, and of the place where runs are to lie."""
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import time
 import tomllib
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 
 from cluster.engines import vllm_compat
 from sweep import doctor
+from sweep.store import Store
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,3 +73,45 @@ def test_vllm_finds_the_plugin() -> None:
     module, _, function = value.partition(":")
     assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
     assert f"def {function}(" in (ROOT / f"{module.replace('.', '/')}.py").read_text()
+
+
+# -- the place of runs ------------------------------------------------------------------------------------------------
+
+
+def of_store(folder: Path) -> list[doctor.Finding]:
+    return list(doctor._store(folder))
+
+
+def test_a_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "runs"):
+        (found,) = of_store(folder)
+        assert (found.ok, found.text) == (True, f"{folder}: exclusive create holds")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_system_without_hard_links_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("sweep.files.os.link", refuse)
+    (found,) = of_store(tmp_path / "runs")
+    assert found.ok is False
+    assert "makes no hard links" in found.text
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_system_on_which_two_creates_win_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweep.files.link", lambda source, target: target.write_bytes(source.read_bytes()))
+    (found,) = of_store(tmp_path)
+    assert found.ok is False
+    assert "ignores the condition of an exclusive create" in found.text
+
+
+def test_what_killed_writers_left_is_told(tmp_path: Path) -> None:
+    files = Store(tmp_path)
+    files.write("tmp/old", b"half")
+    files.write("tmp/new", b"half")
+    os.utime(tmp_path / "tmp" / "old", (time.time() - 7200,) * 2)
+    _, found = of_store(tmp_path)
+    assert (found.ok, found.text.partition(":")[0]) == (None, "1 files that killed writers left half done")
+    assert (tmp_path / "tmp" / "old").exists()

@@ -61,6 +61,7 @@ def test_folders_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a run directory"):
         open_run(tmp_path)
     (tmp_path / "specs").mkdir()
+    (tmp_path / "specs" / "0.toml").touch()
     with pytest.raises(RunError, match="nothing is committed yet"):
         open_run(tmp_path)
 

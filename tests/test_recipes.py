@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sweep.__main__ import main, parser
+from sweep.__main__ import main
+from sweep.arguments import parser
 from sweep.engine import Engine
 from sweep.grading import RULES
 from sweep.models import ModelRequest, identify

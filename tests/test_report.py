@@ -17,18 +17,22 @@ from pathlib import Path
 import altair as alt
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
-from analysis import words
-from analysis.charts import chosen_layers
+from analysis import statements, words
+from analysis.charts import _mark, chosen_layers
 from analysis.figures import figures
+from analysis.gather import gather
+from analysis.inference import Missing
 from analysis.limits import limits
-from analysis.load import open_run
 from analysis.panels import save
+from analysis.recompute import placed
 from analysis.report import render, write_report
 from analysis.sections import Declared, Section, sections
+from analysis.terms import MAIN
 from analysis.transcripts import segments
 from sweep.words import category
 from tests.synthetic_run import HOSTILE, NEW, Grid, write_run
@@ -36,6 +40,7 @@ from tests.synthetic_run import HOSTILE, NEW, Grid, write_run
 GRID = Grid(layers=(4, 6, 8, 10), strengths=(1.0, 2.0, 4.0, 8.0), concepts=Grid().concepts[:6], hostile=True)
 CELL = Declared(layer=6, strength=4.0)
 WHERE = Declared(layer=2, strength=4.0)
+PEAK = Declared(layer=4, strength=4.0)  # where the made-up subject notices most, in a model of six layers
 CONDITIONS = Grid(
     protocols=NEW, arms=("none", "concept", "wrong_concept"), layers=(1, 2), strengths=(2.0, 4.0), repeats=5,
     concepts=("bread", "milk", "snow", "lightning", "dust", "peace"), controls=30, spans=("protocol", "question"),
@@ -55,7 +60,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(path: Path) -> Path:
-    return write_report(path, CELL)
+    return write_report(path, CELL).page
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +71,7 @@ def text(report: Path) -> str:
 def small(tmp_path: Path, **changes: object) -> tuple[Path, str]:
     settings = {"layers": (4,), "strengths": (2.0,), "protocols": ("injected_thought",), "concepts": GRID.concepts[:3]}
     run = write_run(tmp_path / "run", Grid(**(settings | changes)))  # pyright: ignore[reportArgumentType]
-    page = write_report(run, files=False)
+    page = write_report(run, files=False).page
     return page, page.read_text(encoding="utf-8")
 
 
@@ -87,23 +92,25 @@ def test_figures_are_drawn_and_hold_no_nan(report: Path) -> None:
         assert "<svg" in svg
         assert not re.search(r"NaN|undefined|Infinity", svg), name
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         assert "Infinity" not in (folder / f"{name}.vl.json").read_text()
         with (folder / f"{name}.csv").open() as file:
             assert len(list(csv.reader(file))) > 1
 
 
 def test_every_panel_is_valid_vega_lite_on_one_scale(path: Path) -> None:
-    section = sections(open_run(path), {"injected_thought": CELL})[0]
+    section = sections(gather(path), {"injected_thought": CELL})[0]
     for figure in figures(section):
         for panel in figure.panels:
             alt.LayerChart.from_dict(panel.chart)  # checks against the schema
             channels = [channel for layer in panel.chart["layer"] for channel in layer["encoding"].values()]
             rates = [each for each in channels if isinstance(each, dict) and each.get("field") in ("rate", "low")]
-            assert figure.name == "log-odds" or {str(each["scale"]["domain"]) for each in rates} == {"[0, 1]"}
+            scales = {str(each["scale"]["domain"]) for each in rates}
+            assert figure.name in ("log-odds", "contrasts") or scales == {"[0, 1]"}
 
 
 def test_a_cell_without_trials_is_empty_and_not_zero(path: Path) -> None:
-    section = sections(open_run(path), {})[0]
+    section = sections(gather(path), {})[0]
     sparse = section.cells.filter(
         ~((section.cells["layer"] == 4) & (section.cells["arm"] == "concept")).fill_null(False)
     )
@@ -115,9 +122,9 @@ def test_a_cell_without_trials_is_empty_and_not_zero(path: Path) -> None:
 
 
 def test_layers_are_chosen_by_place_with_the_declared_one(path: Path) -> None:
-    cells = sections(open_run(path), {})[0].cells
+    cells = sections(gather(path), {})[0].cells
     layers = pl.DataFrame({"layer": range(31)}, schema={"layer": pl.Int32})
-    deep = replace(sections(open_run(path), {})[0], cells=layers.join(cells.head(1).drop("layer"), how="cross"))
+    deep = replace(sections(gather(path), {})[0], cells=layers.join(cells.head(1).drop("layer"), how="cross"))
     assert chosen_layers(deep) == [0, 6, 12, 18, 24, 30]
     assert chosen_layers(replace(deep, declared=Declared(layer=17, strength=4.0))) == [0, 6, 12, 17, 24, 30]
 
@@ -165,13 +172,13 @@ def test_what_cannot_be_said_is_said(tmp_path: Path, changes: dict[str, object],
 
 def test_a_declared_cell_that_was_not_run_is_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", Grid(layers=(4,), strengths=(2.0,), protocols=("injected_thought",)))
-    text = write_report(run, {"injected_thought": Declared(layer=99, strength=2.0)}, files=False).read_text()
+    text = write_report(run, {"injected_thought": Declared(layer=99, strength=2.0)}, files=False).page.read_text()
     assert "The declared cell, layer 99 and strength 2, has no trial that ended ok here." in text
 
 
 def test_a_run_without_a_good_trial_says_so(path: Path) -> None:
-    run = open_run(path)
-    nothing = replace(run, trials=run.trials.filter(status="error"))
+    run = gather(path)
+    nothing = replace(run, trials=run.trials.clear(), cells=run.cells.clear())
     assert sections(nothing, {}) == []
     assert "No trial of this run ended ok" in render(nothing, [], {})
 
@@ -181,6 +188,107 @@ def test_marked_ranges_cut_the_prompt_by_characters() -> None:
     assert segments("abc", [[1, None]]) == (("a", False), ("bc", True))
     assert segments("abc", []) == (("abc", False),)
     assert segments("", [[0, None]]) == ()
+
+
+# -- what the statistics say ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    grid = Grid(layers=(4, 6, 8), strengths=(2.0, 4.0), concepts=Grid().concepts[:12], controls=24)
+    return write_run(tmp_path_factory.mktemp("runs") / "told", grid)
+
+
+@pytest.fixture(scope="module")
+def judged(told: Path) -> Section:
+    return sections(gather(told), dict.fromkeys(MAIN, PEAK))[0]
+
+
+KEYS = ("arm", "wording", "layer", "dose", "item", "category", "measure", "reading", "kind", "pair")
+
+
+@pytest.mark.parametrize(("which", "declared"), [("told", True), ("told", False), ("conditions", True)])
+def test_the_code_beside_a_figure_computes_its_numbers(
+    which: str, declared: bool, request: pytest.FixtureRequest
+) -> None:
+    path = request.getfixturevalue(which)
+    cell = (CELL if which == "told" else WHERE) if declared else None
+    run = gather(path)
+    for section in sections(run, dict.fromkeys(run.cells["protocol"], cell) if cell else {}):
+        for figure in (figure for figure in figures(section) if not figure.name.endswith("-maps")):
+            found: dict[str, pl.DataFrame] = {}
+            exec(placed(figure.code, str(path), "rules"), found)  # our own, as a reader would run it
+            same_numbers(figure.table, found["table"])
+
+
+def same_numbers(shown: pl.DataFrame, computed: pl.DataFrame) -> None:
+    by = [name for name in KEYS if name in shown.columns and name in computed.columns] or ["dose"]
+    rest = [name for name in shown.columns if name in computed.columns and name not in by]
+    assert len(rest) >= 4
+    one, other = (
+        frame.select(*by, *rest).cast({pl.Float32: pl.Float64, pl.Int32: pl.Int64}) for frame in (shown, computed)
+    )
+    joined = one.join(other, on=by, how="left", nulls_equal=True, suffix="_computed")
+    assert joined.height == one.height
+    assert_frame_equal(
+        joined.select(*by, *rest), joined.select(*by, *(pl.col(f"{name}_computed").alias(name) for name in rest))
+    )
+
+
+def test_a_changed_number_is_not_taken_for_the_same(judged: Section) -> None:
+    with pytest.raises(AssertionError):
+        same_numbers(judged.cells, judged.cells.with_columns(pl.col("rate") + 1e-3))
+
+
+def test_the_head_has_a_verdict_and_each_experiment_a_line(told: Path) -> None:
+    text = write_report(told, CELL, files=False).page.read_text()
+    head = text.split("<main>")[0]
+    for slug in ("injected-thought", "forced-identification", "yes-bias"):
+        assert f'href="#synthetic-8b-{slug}"><small>' in head
+    assert "At layer 6, strength 4, declared before the run." in head
+    assert re.search(r"Best cell: on \d+ dev concepts .* On \d+ other \(confirm\) concepts .* the gap of", text)
+    assert "Methods, to paste" in text
+    assert re.search(r"We ran [\d,]+ trials \(.* ok\) of .* with 12 concepts", text)
+
+
+def test_without_a_declared_cell_findings_are_of_the_confirm_concepts(told: Path) -> None:
+    section = sections(gather(told), {})[0]
+    assert section.found is not None
+    assert section.found.place is not None
+    assert section.found.place.chosen
+    confirm = gather(told).items.filter(split="confirm").height
+    assert {each.n for each in section.found.contrasts.values() if not isinstance(each, Missing)} == {confirm}
+    assert "chosen on the dev concepts, over the confirm concepts" in str(statements.line(section))
+
+
+def test_marks_on_the_map_are_the_claims(judged: Section) -> None:
+    assert judged.found is not None
+    sure = set(judged.found.claims.filter(pl.col("p_map") < 0.05).select("layer", "dose").iter_rows())
+    assert sure
+    drawn = figures(judged)[0].panels[0].chart["data"]["values"]
+    assert {(row["layer"], row["dose"]) for row in drawn if row["inside"].endswith("*")} == sure
+    assert not [
+        row for row in figures(judged)[0].panels[1].chart["data"]["values"] if row["inside"].endswith(("*", "°"))
+    ]
+
+
+def test_a_claim_needs_the_whole_map_and_exploration_does_not() -> None:
+    assert [_mark(0.04, 0.2), _mark(0.2, 0.04), _mark(0.2, 0.2), _mark(None, None)] == ["*", "°", "", ""]
+
+
+def test_contrasts_detection_and_names_stand_in_tables(judged: Section) -> None:
+    assert judged.found is not None
+    rows = {row["arm"]: row for row in statements.contrast_rows(judged.found)}
+    assert set(rows) == {"no injection", "random direction", "shuffled coordinates", "negated concept", "wrong concept"}
+    assert rows["no injection"]["outcome"] == "above"
+    names = [row["name"] for row in statements.detection_rows(judged)]
+    assert names == ["d′", "criterion c", "yes-rate", "AUROC of the log-odds of yes"]
+    assert judged.named is not None
+    assert re.match(r"Of \d+ answers at the cell \d+ name the injected concept", statements.pair_line(judged))
+    answers = judged.named.pairs.unique("item")["trials"].sum()
+    at = judged.at("detected", "concept", PEAK)
+    assert at is not None
+    assert answers == at.trials
 
 
 # -- experiments whose wordings are conditions, and readings ----------------------------------------------------------
@@ -193,13 +301,13 @@ def conditions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(conditions: Path) -> dict[str, Section]:
-    run = open_run(conditions)
+    run = gather(conditions)
     return {section.slug.removeprefix("synthetic-8b-"): section for section in sections(run, dict.fromkeys(NEW, WHERE))}
 
 
 @pytest.fixture(scope="module")
 def condition_report(conditions: Path) -> Path:
-    return write_report(conditions, WHERE, files=False)
+    return write_report(conditions, WHERE, files=False).page
 
 
 def test_each_experiment_has_a_section_and_each_span_of_prefill(found: dict[str, Section]) -> None:
@@ -298,15 +406,15 @@ def test_categories_are_compared_only_where_there_are_two(found: dict[str, Secti
     assert rows["category"].n_unique() >= 2
     assert rows["n"].sum() == sum(category(concept) is not None for concept in CONDITIONS.concepts)
     one = write_run(tmp_path / "run", replace(CONDITIONS, protocols=("localization",), concepts=("bread", "milk")))
-    assert sections(open_run(one), {})[0].categories.height == 0
+    assert sections(gather(one), {})[0].categories.height == 0
 
 
 def test_usual_wordings_are_pooled_and_a_variant_stands_apart(tmp_path: Path) -> None:
     grid = replace(CONDITIONS, protocols=("injected_thought",), layers=(2,), wordings=("plain", "brief", "variant-own"))
-    (section,) = sections(open_run(write_run(tmp_path / "run", grid)), {})
+    (section,) = sections(gather(write_run(tmp_path / "run", grid)), {})
     assert section.wordings == (None, "variant-own")
     trials = {name: section.under(name).table("detected", "none")["trials"].item() for name in section.wordings}
-    assert trials == {None: 60, "variant-own": 30}
+    assert trials == {None: 60, "variant-own": 29}  # one is an error
     assert {row["asked"] for row in words.arm_rows(section)} == {"usual wording", "variant-own"}
     controls = (pl.col("arm") == "none") | pl.col("wording").is_null()  # injected under the usual one only
     assert replace(section, cells=section.cells.filter(controls)).wordings == (None,)

@@ -1,0 +1,146 @@
+"""What the statistics say of one section: contrasts with every control, the map's claims, the best cell, detection.
+
+The cell that they are about is the declared one. Without one it is the best on the dev concepts, and everything is
+about the confirm concepts alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from analysis import maps
+from analysis.detection import Sensitivity, auroc, sensitivity
+from analysis.dose import DoseResponse, dose_response
+from analysis.inference import Contrast, Missing, contrast, pairs
+from analysis.load import VERDICT
+from analysis.maps import Best
+from analysis.rates import Estimate
+from analysis.verdict import Verdict, verdict
+
+CLAIMS = ("detected",)  # a yes that can be a false alarm
+JUDGED = ("injected_thought", "yes_bias", "forced_identification")  # what a verdict is made of
+MEASURED = {"yes_bias": "said_yes", "forced_identification": "identified"}  # the measure that a verdict takes of each
+DOSES = {"dose": "strength", "ratio": "‖Δ‖/‖h‖", "kl": "KL in nats"}
+SPREAD = 1.05  # of the largest dose by the smallest, below which a response to it is noise
+COLUMNS = ("arm", "layer", "dose", "item", "split", "cluster", "seed", "ratio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """The cell that findings are about. `chosen`: on the dev concepts, so that only the others count."""
+
+    layer: int
+    dose: float
+    chosen: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Of a section's first measure, in its first wording.
+
+    `contrasts`: the concept less each other arm at `place`. `claims`: see `maps.claims`, empty where nothing is paired.
+    `doses`: by column of DOSES at the layer of `place`.
+    """
+
+    measure: str
+    place: Place | None
+    contrasts: Mapping[str, Contrast | Missing]
+    claims: pl.DataFrame
+    best: Best | Missing
+    sensitivity: Sensitivity | Missing | None
+    auroc: Estimate | Missing | None
+    doses: Mapping[str, DoseResponse | Missing]
+
+
+def find(trials: pl.DataFrame, measure: str, declared: tuple[int, float] | None) -> Findings:
+    """`trials`: those of one setting and wording, with COLUMNS, the verdict on `measure`, and logodds_yes if known.
+
+    A declared cell without trials counts as none. A column `kl` may be there, null where it was not measured.
+    """
+    name = VERDICT + measure
+    concept, none = (trials.filter(pl.col("arm") == arm) for arm in ("concept", "none"))
+    paired = pairs(concept, none, name) if none.height else None
+    best = maps.best_cell(paired) if paired is not None and paired.height else Missing(reason=_unpaired(concept, none))
+    claims = maps.claims(maps.grid(paired)) if paired is not None and paired.height else _no_claims()
+    place = _place(concept, declared, best)
+    here = trials.clear() if place is None else at(trials, place)
+    signal, noise = (here.filter(pl.col("arm") == arm) for arm in ("concept", "none"))
+    return Findings(
+        measure=measure, place=place, claims=claims, best=best, contrasts=_contrasts(here, name),
+        sensitivity=sensitivity(signal, noise, name) if measure in CLAIMS else None,
+        auroc=_auroc(signal, noise) if "logodds_yes" in trials.columns and measure in CLAIMS else None,
+        doses={} if place is None else _doses(concept, place, name),
+    )  # fmt: skip
+
+
+def at(trials: pl.DataFrame, place: Place) -> pl.DataFrame:
+    """The trials at a cell and the uninjected ones; of the confirm concepts only where the others chose the cell."""
+    here = (pl.col("layer") == place.layer) & (pl.col("dose") == place.dose)
+    found = trials.filter(here | (pl.col("arm") == "none"))
+    return found.filter(pl.col("split") == "confirm") if place.chosen else found
+
+
+def judge(trials: Mapping[str, pl.DataFrame], place: Place) -> Verdict:
+    """The verdict on one model and setting, from the trials at `place` (see `at`) of the protocols in JUDGED."""
+    rows = [each.with_columns(protocol=pl.lit(protocol)) for protocol, each in trials.items()]
+    plain = [each.with_columns(pl.col(pl.Categorical).cast(pl.String)) for each in rows]
+    together = pl.concat(plain, how="diagonal")
+    asked = [VERDICT + measure for protocol, measure in MEASURED.items() if protocol not in trials]
+    nothing = [pl.lit(None, pl.Boolean).alias(name) for name in asked if name not in together.columns]
+    return verdict(together.with_columns(nothing), place.layer, place.dose)
+
+
+def _place(concept: pl.DataFrame, declared: tuple[int, float] | None, best: Best | Missing) -> Place | None:
+    if declared and concept.filter(layer=declared[0], dose=declared[1]).height:
+        return Place(layer=declared[0], dose=declared[1], chosen=False)
+    if declared or isinstance(best, Missing):
+        return None
+    return Place(layer=best.layer, dose=best.dose, chosen=True)
+
+
+def _unpaired(concept: pl.DataFrame, none: pl.DataFrame) -> str:
+    lacking = [arm for arm, trials in (("concept", concept), ("none", none)) if not trials.height]
+    if lacking:
+        return f"no trial of the arm {' or '.join(lacking)}"
+    return "no trial shares concept and seed with one without injection; give both arms the same prompts"
+
+
+def _no_claims() -> pl.DataFrame:
+    numbers = ("value", "p", "p_map", "q")
+    return pl.DataFrame(
+        schema={"layer": pl.Int64, "dose": pl.Float64, "n": pl.Int64, **dict.fromkeys(numbers, pl.Float64)}
+    )
+
+
+def _contrasts(here: pl.DataFrame, name: str) -> dict[str, Contrast | Missing]:
+    concept = here.filter(pl.col("arm") == "concept")
+    found: dict[str, Contrast | Missing] = {}
+    for arm in sorted(set(here["arm"].cast(pl.String)) - {"concept"}):
+        other = here.filter(pl.col("arm") == arm)
+        graded = all(each[name].null_count() < each.height for each in (concept, other))
+        found[arm] = contrast(concept, other, name) if graded else Missing(reason="one of the arms is not graded here")
+    return found
+
+
+def _auroc(signal: pl.DataFrame, noise: pl.DataFrame) -> Estimate | Missing:
+    one, other = (each.filter(pl.col("logodds_yes").is_not_null()) for each in (signal, noise))
+    clusters = [each["cluster"].cast(pl.String).to_list() for each in (one, other)]
+    return auroc(one["logodds_yes"].to_numpy(), other["logodds_yes"].to_numpy(), clusters[0], clusters[1])
+
+
+def _doses(concept: pl.DataFrame, place: Place, name: str) -> dict[str, DoseResponse | Missing]:
+    here = concept.filter(pl.col("layer") == place.layer)
+    found = {column: _response(here, column, name) for column in DOSES if column in here.columns}
+    return (
+        found if "kl" in found else found | {"kl": Missing(reason="none was measured, as the rule kl_of_concept does")}
+    )
+
+
+def _response(here: pl.DataFrame, column: str, name: str) -> DoseResponse | Missing:
+    doses = here.filter(pl.col(column) > 0)[column].to_numpy()
+    if len(doses) and doses.max() < SPREAD * doses.min():
+        return Missing(reason="the doses that were given do not differ")
+    return dose_response(here, column, name)
