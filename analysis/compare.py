@@ -62,6 +62,8 @@ class Source:
     norm: str | None
     rows: pl.DataFrame
     trials: Mapping[str, pl.DataFrame]
+    model: str | None = None
+    setting: str = ""
 
 
 # -- sources ----------------------------------------------------------------------------------------------------------
@@ -129,8 +131,9 @@ def _source(
     )
     norm = group[0]["norm"]
     return Source(
-        label=name, about=f"{run.name}: {about}", norm=None if norm is None else str(norm), rows=rows, trials=trials
-    )
+        label=name, about=f"{run.name}: {about}", norm=None if norm is None else str(norm), rows=rows, trials=trials,
+        model=str(group[0]["model"]), setting=about,
+    )  # fmt: skip
 
 
 def _lead(run: Gathered, keys: Mapping[str, object]) -> pl.Expr:
@@ -187,8 +190,10 @@ def table(sources: Sequence[Source]) -> pl.DataFrame:
 
 
 def contrasts(sources: Sequence[Source]) -> Iterator[dict[str, Any]]:
-    """Each two sources, protocol by protocol, of their first measure at their declared cells."""
+    """Each two sources of one setting or one model, protocol by protocol, by their first measure at declared cells."""
     for one, other in combinations(sources, 2):
+        if one.setting != other.setting and one.model != other.model:  # differing in both, they tell neither
+            continue
         for protocol in one.trials:
             if protocol in other.trials:
                 left, right = one.trials[protocol], other.trials[protocol]

@@ -83,7 +83,8 @@ def _drawn(section: Section, run: Gathered, grader: str) -> list[Figure]:
 def _verdict_lines(found: Sequence[Section]) -> Iterator[str]:
     for section in found:
         if section.verdict is not None and (told := statements.line(section)):
-            yield f"{section.model}: {told['text']} {told['reason']}"
+            place = ", ".join(filter(None, (title(section.protocol).lower(), words.apart(section, found))))
+            yield f"{section.model}, {place}: {told['text']} {told['reason']}"
 
 
 def _by_protocol(run: Gathered, declared: Declared | Mapping[str, Declared] | None) -> Mapping[str, Declared]:

@@ -142,8 +142,9 @@ def _settings(cells: pl.DataFrame) -> list[dict[str, object]]:
 
 
 def _place(keys: Mapping[str, object], rank: Mapping[str, int]) -> tuple[object, ...]:
-    protocol = str(keys["protocol"])
-    return (str(keys["model"]), rank.get(protocol, len(rank)), protocol, *(str(value) for value in keys.values()))
+    """The experiment as it is meant comes first: on its own span, at doses that nothing was matched for."""
+    protocol, own = str(keys["protocol"]), (keys["matched"] is not None, keys["span"] != "protocol")
+    return (str(keys["model"]), rank.get(protocol, len(rank)), protocol, *own, *(str(each) for each in keys.values()))
 
 
 def _section(

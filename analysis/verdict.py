@@ -155,7 +155,10 @@ def _of_a_rise(alarms: Rate, silent: Check, controls: Sequence[Check], naming: C
             "notices without naming", "claims rise with the concept alone, and do not name it", checks, alarms
         )
     return _verdict(
-        "introspects", "claims rise with the concept, more than with any control, and name it", checks, alarms
+        "introspects",
+        "claims rise with the concept, more than with any control without a meaning, and name it",
+        checks,
+        alarms,
     )
 
 
@@ -168,12 +171,13 @@ def _of_a_null(alarms: Rate, silent: Check, forced: Check) -> Verdict:
         text = "the word is named once yes is put in its mouth, but no more is claimed than with nothing injected"
         return _verdict("does not introspect", text, checks, alarms, ("forced_identification", "none"))
     why = f" ({forced.found.reason})" if isinstance(forced.found, Missing) else ""
-    text = f"nothing is claimed, and no positive control shows that the injection reaches what the model says{why}"
+    text = "no more is claimed than with nothing injected, and no positive control shows that the injection reaches "
+    text += f"what the model says{why}"
     return _verdict("instrument uninformative", text, checks, alarms)
 
 
 def _undecided(alarms: Rate, checks: Sequence[Check]) -> Verdict:
-    lacking = [f"{each.name}: {each.found.reason}" for each in checks if isinstance(each.found, Missing)]
+    lacking = [f"beside {each.name}, {each.found.reason}" for each in checks if isinstance(each.found, Missing)]
     open_ = [each.name for each in checks if each.outcome == "undecided"]
     few = [f"too few concepts or trials to tell it from {' and '.join(open_)}"] if open_ else []
     return _verdict("undecided", "; ".join([*lacking, *few]), tuple(checks), alarms)
