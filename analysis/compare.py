@@ -30,7 +30,7 @@ from analysis.reference import Reference
 from analysis.sections import Declared, _of, _settings
 from analysis.statements import _contrast_row as contrast_words
 from analysis.tables import cell_rates, sums_of
-from analysis.terms import MAIN, title
+from analysis.terms import MAIN, in_order, title
 from sweep.place import Place
 
 ALIGNED = (
@@ -138,7 +138,7 @@ def _source(
 
 def _lead(run: Gathered, keys: Mapping[str, object]) -> pl.Expr:
     """The wordings that are pooled, or the first of those that are conditions."""
-    wordings = run.cells.filter(_of(keys))["wording"].unique().sort(nulls_last=False)
+    wordings = in_order(run.cells.filter(_of(keys))["wording"].unique().to_list())
     return pl.col("wording").eq_missing(pl.lit(wordings[0], pl.String))
 
 
@@ -208,7 +208,9 @@ def contrasts(sources: Sequence[Source]) -> Iterator[dict[str, Any]]:
 def _contrast(
     one: Source, other: Source, protocol: str, measure: str, left: pl.DataFrame, right: pl.DataFrame
 ) -> dict[str, Any]:
-    found = inference.contrast(left, right, VERDICT + measure, on=inference.PAIR)
+    sides = ((left, one.label), (right, other.label))
+    lacking = next(filter(None, (inference.ungraded(each, VERDICT + measure, name) for each, name in sides)), None)
+    found = lacking or inference.contrast(left, right, VERDICT + measure, on=inference.PAIR)
     if isinstance(found, Missing):
         found = Missing(reason=found.reason.replace("a control", "the other"))
     row = contrast_words(other.label, found)

@@ -46,6 +46,7 @@ def dose_response(trials: pl.DataFrame, dose: str, verdict: str, cluster: str = 
     binned = known.with_columns(bin=_bins(known[dose].to_numpy()))
     table = rates(binned.lazy(), ["bin"], verdict, cluster=cluster)
     curve = table.join(binned.group_by("bin").agg(dose=pl.col(dose).mean()), on="bin").sort("bin").drop("bin")
+    curve = curve.drop_nulls("rate")  # a dose none of whose verdicts is known
     fits = {f"fit{end}": _monotone(curve, name) for end, name in (("", "rate"), ("_low", "low"), ("_high", "high"))}
     curve = curve.with_columns(pl.Series(name, values) for name, values in fits.items())
     misfit = float((curve["rate"] - curve["fit"]).abs().to_numpy().max())

@@ -91,6 +91,8 @@ def _sql(found: Opened, frame: pl.LazyFrame, target: Path) -> str:
 
 def _eval(found: Opened, frame: pl.LazyFrame, target: Path) -> str:
     pairs = frame.select("model", "protocol").unique().sort("model", "protocol").collect().rows()
+    if not pairs:
+        raise CommandError("no trial is of this model and this protocol together; leave --model or --protocol out")
     if len(pairs) > 1:
         model, protocol = pairs[0]
         raise CommandError(

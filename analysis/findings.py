@@ -14,7 +14,7 @@ import polars as pl
 from analysis import maps
 from analysis.detection import Sensitivity, auroc, sensitivity
 from analysis.dose import DoseResponse, dose_response
-from analysis.inference import Contrast, Missing, contrast, pairs
+from analysis.inference import Contrast, Missing, contrast, pairs, ungraded
 from analysis.load import VERDICT
 from analysis.maps import Best
 from analysis.rates import Estimate
@@ -120,8 +120,8 @@ def _contrasts(here: pl.DataFrame, name: str) -> dict[str, Contrast | Missing]:
     found: dict[str, Contrast | Missing] = {}
     for arm in sorted(set(here["arm"].cast(pl.String)) - {"concept"}):
         other = here.filter(pl.col("arm") == arm)
-        graded = all(each[name].null_count() < each.height for each in (concept, other))
-        found[arm] = contrast(concept, other, name) if graded else Missing(reason="one of the arms is not graded here")
+        lacking = ungraded(concept, name, "the arm 'concept'") or ungraded(other, name, f"the arm {arm!r}")
+        found[arm] = lacking or contrast(concept, other, name)
     return found
 
 
@@ -133,6 +133,7 @@ def _auroc(signal: pl.DataFrame, noise: pl.DataFrame) -> Estimate | Missing:
 
 def _doses(concept: pl.DataFrame, place: Place, name: str) -> dict[str, DoseResponse | Missing]:
     here = concept.filter(pl.col("layer") == place.layer)
+    here = here.filter(pl.col("split") == "confirm") if place.chosen else here
     found = {column: _response(here, column, name) for column in DOSES if column in here.columns}
     return (
         found if "kl" in found else found | {"kl": Missing(reason="none was measured, as the rule kl_of_concept does")}

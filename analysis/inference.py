@@ -33,6 +33,22 @@ class Missing:
     reason: str
 
 
+KNOWN = 0.9  # of an arm's verdicts: with fewer, those that are missing, which count as no, could make a difference
+
+
+def ungraded(trials: pl.DataFrame, measure: str, what: str) -> Missing | None:
+    """Why nothing can be said of these trials beside others: none, or too few of them were graded."""
+    missing = trials[measure].null_count()
+    if not trials.height:
+        return Missing(reason=f"no trial of {what} at this cell; add it to the spec's arms")
+    if missing > (1 - KNOWN) * trials.height:
+        share = 100 * (1 - missing / trials.height)
+        return Missing(
+            reason=f"only {share:.0f} % of the verdicts of {what} are known; grade the rest with `sweep grade`"
+        )
+    return None
+
+
 # -- pairs ------------------------------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,7 @@ from analysis.load import VERDICT, RunError
 from analysis.page import QUESTION, template, text
 from analysis.sections import Declared, _of, _settings
 from analysis.sequential import anytime_interval
-from analysis.terms import ARM_LABELS, ARMS, CONDITIONS, MAIN, OPTIONAL, title, verb
+from analysis.terms import ARM_LABELS, ARMS, CONDITIONS, MAIN, OPTIONAL, in_order, title, verb
 from sweep.block import Block
 from sweep.place import Place, named
 from sweep.plan import load as load_plan
@@ -69,8 +69,8 @@ def _section(
     protocol = str(keys["protocol"])
     graded = run.measures.get(protocol, ())
     measures = [name for name in MAIN.get(protocol, graded) if name in graded]
-    pooled = run.cells.filter(_of(keys)).sort("wording", nulls_last=False)
-    asked = pooled["wording"][0]
+    pooled = run.cells.filter(_of(keys))
+    asked = in_order(pooled["wording"].unique().to_list())[0]
     cells = pooled.filter(pl.col("wording").eq_missing(pl.lit(asked, pl.String)))
     mine = run.trials.join(cells.select("cell", "arm", "layer", "dose"), on="cell")
     place = "No cell was declared, so no rate has an interval here."

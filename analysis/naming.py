@@ -36,11 +36,12 @@ class Named:
 
 
 def names(run: Gathered, trials: pl.DataFrame, place: Place | None, words: Sequence[str]) -> Named:
-    """Of one section's `trials` (part, key, arm, layer, dose, item, cluster and the verdict on identified)."""
+    """Of one section's `trials` (part, key, arm, layer, dose, item, split, cluster and the verdict on identified)."""
     silent = _answers(run, trials.filter(pl.col("arm") == "none"))
     here = trials.clear()
     if place is not None:
         here = trials.filter(pl.col("arm") == "concept", layer=place.layer, dose=place.dose)
+        here = here.filter(pl.col("split") == "confirm") if place.chosen else here
     prior = guess_prior(silent.select("cluster", "text").iter_rows(), words)
     table = pl.DataFrame(
         {"word": list(prior), "share": list(prior.values())}, schema={"word": pl.String, "share": pl.Float64}

@@ -125,6 +125,7 @@ def _response(section: Section, dose: str) -> str:
         f"wording = pl.lit({asked!r}, pl.String)\n"
         f'here = trials.filter(pl.col("arm") == "concept", pl.col("layer") == {layer})\n'
         'here = here.filter(pl.col("wording").eq_missing(wording))\n'
+        + ('here = here.filter(split="confirm")\n' if section.found.place.chosen else "")
         + (KL.format(run=RUN) if dose == "kl" else "")
         + f'table = dose_response(here.collect(), "{dose}", "{VERDICT}{section.found.measure}").curve\n'
     )

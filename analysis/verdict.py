@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from analysis.inference import Contrast, Missing, contrast, crossing, of_values, pairs
+from analysis.inference import Contrast, Missing, contrast, crossing, of_values, pairs, ungraded
 from analysis.load import BOTH, VERDICT
 from analysis.rates import Rate, rate
 
@@ -81,8 +81,8 @@ def _arms(trials: pl.DataFrame, measure: str, control: str) -> Contrast | Missin
         return Missing(reason=f"{measure} was not graded; grade the run with `sweep grade`")
     one, other = trials.filter(arm="concept"), trials.filter(arm=control)
     for name, arm in (("concept", one), (control, other)):
-        if arm[VERDICT + measure].null_count() == arm.height:
-            return Missing(reason=f"no graded trial of the arm {name!r} at this cell; add it to the spec's arms")
+        if lacking := ungraded(arm, VERDICT + measure, f"the arm {name!r}"):
+            return lacking
     return contrast(one, other, VERDICT + measure)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 import tempfile
 import time
 from collections import defaultdict
@@ -70,7 +71,7 @@ def arrive(model: Model, tell: Callable[[str], None], download: Download | None 
 @contextmanager
 def _sole(what: str, tell: Callable[[str], None]) -> Generator[None]:
     """One process of this machine at a time; a lock that ends with its process."""
-    path = Path(tempfile.gettempdir()) / f"sweep-weights-{digest('weights', what)[:16]}.lock"
+    path = Path(tempfile.gettempdir()) / f"sweep-weights-{os.getuid()}-{digest('weights', what)[:16]}.lock"
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -215,7 +215,7 @@ class Leasing:
     def _lost(self, lease: Lease, kind: Failure, reason: str) -> None:
         """All leases of a lost replica are lost with it, and the first to say so speaks for them."""
         leases = self._scheduler.leases(lease.replica)
-        if not leases:
+        if not leases and lease.replica not in self._pool.replicas:  # somebody spoke for it already
             return
         self._context.losses += 1
         try:

@@ -186,7 +186,8 @@ class Driver:
             stage=stage,
             driver=self.name,
             shards=shared(left, *self._limits.share),
-            spent=events.spent(self._store, stage, _NotIn(done)) if left else {},
+            # of grades events do not say whose: what one grader met is nothing against another
+            spent=events.spent(self._store, stage, _NotIn(done)) if left and stage != "grades" else {},
             budgets=self._limits.budgets,
             pace=Pace(timing=self._limits.timing),
             in_flight=self._context.pool.in_flight,

@@ -223,7 +223,8 @@ class Scheduler:
             return
         undone = self._undone(lease)
         if not undone:
-            self.pace.learn(lease.replica, lease.group, now - flight.issued, len(lease.shards))
+            units = len(lease.shards) if self.per_lease is None else 1  # else they land in one go
+            self.pace.learn(lease.replica, lease.group, now - flight.issued, units)
         for name in reversed(undone):
             del self._flying[name]
             self._waiting.back(name, suspect=self._is_suspect(name))

@@ -141,7 +141,9 @@ def test_equal_labels_are_told_apart(tmp_path: Path, sources: list[Source]) -> N
 
 def test_a_run_without_the_declared_cell_has_nothing_to_pair(sources: list[Source]) -> None:
     bare = replace(sources[1], trials={name: rows.clear() for name, rows in sources[1].trials.items()})
-    assert {row["outcome"] for row in contrasts([sources[0], bare])} == {"no trial of the second of two arms"}
+    assert {row["outcome"] for row in contrasts([sources[0], bare])} == {
+        "no trial of small at this cell; add it to the spec's arms"
+    }
 
 
 def test_the_command_writes_a_page_that_fetches_nothing(

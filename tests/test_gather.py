@@ -189,7 +189,7 @@ def test_all_verdicts_unknown_gives_no_rate_and_no_verdict(path: Path) -> None:
     text = write_report(path, Declared(layer=8, strength=4.0), files=False).page.read_text()
     head = text.split('<script type="application/json"')[0]
     assert "There is no rate at a declared cell." in head
-    assert "one of the arms is not graded here" in head
+    assert "only 0 % of the verdicts of the arm" in head
     assert "It introspects." not in head
 
 

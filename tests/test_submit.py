@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.submission.ray_job import RayJobs
 from cluster.submission.slurm import Allocation, Slurm
 from cluster.submit import reach
 from sweep.__main__ import main
@@ -380,3 +381,9 @@ def test_a_place_with_credentials_is_refused(study: Job, capsys: pytest.CaptureF
     with pytest.raises((StoreError, SystemExit)):
         parser().parse_args(["submit", str(study.spec), "--to", "ray", "--run", "s3://key:secret@bucket/run"])
     assert "secret" not in capsys.readouterr().err
+
+
+def test_an_address_with_a_password_is_refused_and_not_repeated() -> None:
+    with pytest.raises(SubmitError, match="RAY_AUTH_TOKEN") as refused:
+        RayJobs("http://someone:hunter2@head:8265")
+    assert "hunter2" not in str(refused.value)

@@ -116,6 +116,15 @@ def test_what_cannot_be_said_is_undecided_with_the_reason(trials: pl.DataFrame, 
     assert said in found.reason
 
 
+def test_a_control_that_is_hardly_graded_decides_nothing(trials: pl.DataFrame) -> None:
+    """Its missing verdicts count as no: a judge that is still at work would make any model look introspective."""
+    none = (pl.col("arm") == "none") & (pl.col("protocol") == "injected_thought") & (pl.col("item") != WORDS[0])
+    verdict = pl.when(none).then(None).otherwise(pl.col(VERDICT + "detected")).alias(VERDICT + "detected")
+    found = of(trials.with_columns(verdict), "oracle")
+    assert found.kind == "undecided"
+    assert "grade the rest" in found.reason
+
+
 def test_what_was_not_graded_is_undecided(trials: pl.DataFrame) -> None:
     nulls = [pl.lit(None, pl.Boolean).alias(name) for name in trials.columns if name.startswith(VERDICT)]
     found = of(trials.with_columns(nulls), "oracle")

@@ -26,6 +26,8 @@ class RayJobs:
     kind: Destination = "ray"
 
     def __init__(self, address: str) -> None:
+        if "@" in address:  # not repeated: it is written into the run
+            raise SubmitError("this address holds a name or a password: leave them out, and set RAY_AUTH_TOKEN instead")
         self.address = address
 
     @cached_property

@@ -46,13 +46,15 @@ def report_report(page: Path, verdicts: Sequence[str], damaged: Sequence[str]) -
 
 
 def declared_cells(run: Place) -> dict[str, tuple[int, float]]:
-    """Of each protocol, the cell that the first of the run's specs declares: a later one may have seen the data."""
-    found: dict[str, tuple[int, float]] = {}
+    """Of each protocol, the cell that the first of the run's specs with it declares: later ones may have seen data."""
+    found: dict[str, tuple[int, float] | None] = {}
     for spec in specs(existing(run)):
+        cells: dict[str, tuple[int, float] | None] = {}
         for one in spec.experiments:
-            if one.declared:
-                found.setdefault(one.protocol, (one.declared.layer, one.declared.strength))
-    return found
+            cell = (one.declared.layer, one.declared.strength) if one.declared else None
+            cells[one.protocol] = cells.get(one.protocol) or cell
+        found = cells | found
+    return {protocol: cell for protocol, cell in found.items() if cell}
 
 
 def doctor_report(findings: Sequence[Finding]) -> Report:
