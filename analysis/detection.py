@@ -19,6 +19,7 @@ from analysis.rates import Estimate, Rate, rate, wilson
 from sweep.grading.forms import mentions
 
 DRAWS = 2000  # resamples of clusters
+BATCH = 2_000_000  # weights in memory at once
 
 
 # -- yes and no -------------------------------------------------------------------------------------------------------
@@ -96,9 +97,10 @@ def auroc(
     if smaller < 2:
         return Estimate(value=value, low=0.0, high=1.0)
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
-    batches = np.array_split(drawn, max(1, DRAWS * len(scores) // 2_000_000))
-    areas = np.concatenate([_areas(scores, is_signal, some[:, member].astype(float)) for some in batches])
+    even, step = np.full(len(names), 1 / len(names)), max(1, BATCH // len(scores))
+    sizes = [min(step, DRAWS - done) for done in range(0, DRAWS, step)]
+    drawn = (rng.multinomial(len(names), even, size=size) for size in sizes)
+    areas = np.concatenate([_areas(scores, is_signal, some[:, member].astype(float)) for some in drawn])
     variance = float(np.nanvar(areas))
     size = value * (1 - value) / variance if variance > 0 else smaller
     low, high = wilson(value * smaller, smaller, n_eff=size, clusters=smaller) or (0.0, 1.0)

@@ -52,7 +52,6 @@ class EventLog:
         self._files = 0
         self._due = self._silent = 0.0
         self._sign: Sign | None = None
-        self._by = f"process {os.getpid()} on {socket.gethostname()}"
 
     def note(
         self, event: Event, lease: Lease, reason: str | None = None, shards: tuple[str, ...] | None = None
@@ -104,12 +103,17 @@ class EventLog:
         nothing = {"lease": None, "replica": None, "shards": [], "attempts": [], "reason": None}
         facts = asdict(self._sign)
         doing = facts.pop("stage")
-        return [{"time": time.time(), "event": ALIVE, "stage": None, **nothing, "by": self._by, "at": doing, **facts}]
+        of = {"pid": os.getpid(), "host": socket.gethostname(), "at": doing, **facts}
+        return [{"time": time.time(), "event": ALIVE, "stage": None, **nothing, **of}]
 
 
 def spent(files: Store, stage: Stage, shards: Container[str]) -> dict[str, Spent]:
-    """What each of these shards, which are not committed, has cost. After a run failed on one it begins anew."""
+    """What each of these shards, which are not committed, has cost. After a run failed on one it begins anew.
+
+    What a driver had leased when it was killed was lost with it; what one has that lives is not.
+    """
     result: dict[str, Spent] = {}
+    living = {driver for driver, sign in signs(files).items() if _lives(sign)}
     open_leases: dict[tuple[str, int], tuple[str, ...]] = {}
     for driver, event in read(files):
         if event["stage"] != stage:
@@ -121,11 +125,30 @@ def spent(files: Store, stage: Stage, shards: Container[str]) -> dict[str, Spent
             open_leases.pop(key, None)
         for shard in filter(shards.__contains__, event["shards"]):
             _count(result.setdefault(shard, Spent()), event["event"], event["reason"])
-    for lost in open_leases.values():
+    for lost in (names for (driver, _), names in open_leases.items() if driver not in living):
         undone = list(filter(shards.__contains__, lost))
         for shard in undone if stage in IN_ONE_GO else undone[:1]:  # only the first can have been begun
             _count(result[shard], "lost", "the driver was lost that had leased it")
     return result
+
+
+def _lives(sign: dict[str, Any]) -> bool:
+    """As far as it said: it did not end, and its process is there, or elsewhere spoke not long ago."""
+    if sign["ended"] is not None:
+        return False
+    if sign["host"] == socket.gethostname():
+        return _is_there(sign["pid"])
+    return abs(time.time() - sign["time"]) < 3 * SILENT
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _count(spent: Spent, event: str, reason: str | None) -> None:
@@ -154,7 +177,7 @@ def read(files: Store) -> list[tuple[str, dict[str, Any]]]:
 
 
 def signs(files: Store) -> dict[str, dict[str, Any]]:
-    """The newest sign of life of each driver that gave one: `at` what, `by` whom, and the fields of a Sign."""
+    """The newest sign of life of each driver that gave one: `at` what, `pid` and `host`, and the fields of a Sign."""
     newest = {_driver(path): path for path in files.list("events")}
     lines = (json.loads(data.splitlines()[-1]) for data in files.read_all(list(newest.values())))
     return {driver: last for driver, last in zip(newest, lines, strict=True) if last["event"] == ALIVE}

@@ -31,7 +31,11 @@ CANCEL = 5.0  # seconds that abandoned leases have to end
 
 
 class Stopped(Exception):
-    """A signal asked for the end (then without a message), all machines are going, or the money is spent."""
+    """A signal asked for the end (then without a message), or all machines are going."""
+
+
+class Broke(Stopped):
+    """The money is spent: to run the same command again changes nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +145,7 @@ class Leasing:
         if self._broke is None and self._context.account.capped:
             self._broke = self._context.account.exceeded(self._scheduler.pace.longest(set(self._pool.replicas)))
         if self._broke is not None and not self._scheduler.leases():
-            raise Stopped(self._broke)
+            raise Broke(self._broke)
         return self._broke is not None
 
     def _nobody(self) -> None:

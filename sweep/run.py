@@ -12,6 +12,7 @@ import secrets
 import sys
 import time
 from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from sweep import events, store
 from sweep.block import Block
@@ -19,7 +20,7 @@ from sweep.cost import Account
 from sweep.events import EventLog
 from sweep.grading import RULES
 from sweep.grading.judge import Judge
-from sweep.leasing import Context, Leasing, Limits, Stopped
+from sweep.leasing import Broke, Context, Leasing, Limits, Stopped
 from sweep.pace import Pace
 from sweep.plan import in_order, is_half, parse_shard, size_of
 from sweep.pool import Pool
@@ -71,16 +72,16 @@ async def drive_judge(
 
 
 async def _driven(driver: Driver, work: Awaitable[None], blocks: Sequence[Block]) -> Summary:
-    failed, halted, stopped = None, None, False
+    failed, halted, stopped, broke = None, None, False, False
     with signals(driver.stop):
         try:
             await work
         except RunFailed as error:
             failed = redact(str(error))
         except Stopped as error:
-            halted, stopped = str(error) or None, True
+            halted, stopped, broke = str(error) or None, True, isinstance(error, Broke)
     driver.ended(f"failed: {failed}" if failed else f"stopped: {halted or 'it was asked to'}" if stopped else "done")
-    return driver.summary(blocks, failed, stopped, halted)
+    return replace(driver.summary(blocks), failed=failed, stopped=stopped, halted=halted, broke=broke)
 
 
 async def pause(seconds: float) -> bool:
@@ -211,7 +212,8 @@ class Driver:
         with contextlib.suppress(StoreError):  # all that counts is committed
             self._context.log.close(how)
 
-    def summary(self, blocks: Sequence[Block], failed: str | None, stopped: bool, halted: str | None) -> Summary:
+    def summary(self, blocks: Sequence[Block]) -> Summary:
+        """Of what there is; how it ended is for the caller to say."""
         attempts = {block.key: block.attempt for block in blocks}
         records = {name: r for name, r in store.records(self._store, "trials").items() if _key(name) in attempts}
         graded = store.committed(self._store, self._grades)
@@ -230,9 +232,6 @@ class Driver:
             losses=self._context.losses,
             failures=self._context.failures,
             bill=self._context.account.bill(),
-            stopped=stopped,
-            halted=halted,
-            failed=failed,
         )
 
 

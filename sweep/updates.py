@@ -89,6 +89,7 @@ class Summary:
     bill: Bill  # of the run, as far as its drivers said
     stopped: bool = False  # by a signal, or as machines or money went
     halted: str | None = None  # why it stopped, where nobody asked for it
+    broke: bool = False  # as the money was spent
     failed: str | None = None  # why it gave up
 
     @property
@@ -108,7 +109,9 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 done, 1 failed, 75 stopped and resumable."""
+        """0 done, 1 failed, 3 incomplete until there is more money, 75 stopped and resumable by the same command."""
         if self.failed is not None:
             return 1
+        if self.broke:
+            return 3
         return 75 if self.stopped else 0

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -159,6 +161,27 @@ def test_of_a_lease_that_went_with_its_driver_only_the_first_undone_shard_is_sus
     log.flush(force=True)
     spent = events.spent(files, "trials", set(names[1:]))  # the first is committed
     assert {name: entry.losses for name, entry in spent.items()} == {names[1]: 1, names[2]: 0}
+
+
+@pytest.mark.parametrize(
+    ("pid", "ended", "losses"), [(os.getpid(), None, 0), (os.getpid(), "done", 1), (None, None, 1)]
+)
+def test_what_a_driver_that_lives_has_leased_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pid: int | None, ended: str | None, losses: int
+) -> None:
+    """Else whoever starts beside it would take a half that it is at for the poison one."""
+    files, planned = new_run(tmp_path)
+    names = tuple(in_order(planned.blocks))[:1]
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    monkeypatch.setattr(os, "getpid", lambda: pid or gone.pid)
+    log = events.EventLog(files, "d")
+    log.note("lease", Lease(id=0, stage="trials", driver="d", replica="r", group="g", shards=names, attempts=(0,)))
+    log.alive(events.Sign(stage="trials", replicas=1, losses=0, failures=0, hours=0.0, gpus=False, price=None))
+    log.flush(force=True)
+    if ended:
+        log.close(ended)
+    assert events.spent(files, "trials", set(names))[names[0]].losses == losses
 
 
 async def test_errors_count_across_drivers(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ async def test_a_spent_budget_lets_what_is_in_flight_end_and_holds_for_whoever_c
     updates: list[Update] = []
     summary = await driven(files, planned, Price(hour=dear, budget=1.0), updates)
     committed = len(store.committed(files, "trials"))
-    assert (summary.exit_code, summary.stopped, summary.failed) == (75, True, None)
+    assert (summary.exit_code, summary.stopped, summary.failed) == (3, True, None)
     assert (summary.done, committed, leased(files)["lease"], leased(files)["abandoned"]) == (2, 2, 2, 0)
     assert summary.halted is not None
     assert summary.halted.startswith("the budget of 1.00 is spent: ")
@@ -97,7 +97,7 @@ async def test_a_spent_budget_lets_what_is_in_flight_end_and_holds_for_whoever_c
     assert (last.bill.gpus, last.seats[0].shards) == (True, 0)
 
     again = await driven(files, planned, Price(hour=dear, budget=1.0))
-    assert (again.exit_code, leased(files)["lease"]) == (75, 2)  # what another driver spent counts: nothing was leased
+    assert (again.exit_code, leased(files)["lease"]) == (3, 2)  # what another driver spent counts: nothing was leased
     assert again.bill.elsewhere == pytest.approx(events.hours(files, again.driver))
     assert again.bill.elsewhere >= last.bill.hours
 
@@ -121,7 +121,7 @@ def test_the_command_says_how_to_go_on_with_more(
     spec, run = tmp_path / "study.toml", tmp_path / "runs" / "study"
     spec.write_text(SPEC)
     arguments = ("run", spec, "--in-process", "--price", "1e9")
-    assert main([str(word) for word in (*arguments, "--budget", "2", "--log", tmp_path / "log")]) == 75
+    assert main([str(word) for word in (*arguments, "--budget", "2", "--log", tmp_path / "log")]) == 3
     tail = capsys.readouterr().out.splitlines()[-1]
     assert tail.startswith("stopped: the budget of 2.00 is spent: ")
     assert f"; go on with: sweep run {spec} --run runs/study --price 1e+09 --budget " in tail
@@ -268,7 +268,7 @@ def test_following_a_run_ends_when_it_is_complete(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "study.toml").write_text(SPEC)
     arguments = ["run", "study.toml", "--in-process"]
-    assert main([*arguments, "--price", "1e9", "--budget", "1"]) == 75
+    assert main([*arguments, "--price", "1e9", "--budget", "1"]) == 3
     waits: list[float] = []
 
     def sleep(seconds: float) -> None:

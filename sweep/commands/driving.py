@@ -112,7 +112,7 @@ class History:
 
     def _driver(self, name: str) -> dict[str, Any]:
         sign = self._signs.get(name, {})
-        said = ("by", "at", "replicas", "losses", "failures", "hours", "gpus", "price", "ended")
+        said = ("pid", "host", "at", "replicas", "losses", "failures", "hours", "gpus", "price", "ended")
         return {"driver": name, "last": self._last[name], **{key: sign.get(key) for key in said}}
 
     def _state(self, name: str, now: float) -> str:
@@ -122,7 +122,7 @@ class History:
         if sign["ended"] is not None:
             return f"ended {duration(ago)} ago, {sign['ended']}"
         count = sign["replicas"]
-        at = f"at {sign['at']} with {count} replica{'' if count == 1 else 's'}, {sign['by']}"
+        at = f"at {sign['at']} with {count} replica{'' if count == 1 else 's'}, process {sign['pid']} on {sign['host']}"
         if ago > SILENT:
             return f"gave no sign of life for {duration(ago)}; it was {at}"
         return f"{at}, last sign of life {duration(ago)} ago"
