@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from dataclasses import dataclass, field, replace
+from itertools import combinations, count
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ from analysis.load import VERDICT
 from analysis.page import QUESTION, template, text
 from analysis.panels import Figure, paper, save
 from analysis.reference import Reference
-from analysis.sections import Declared, _of, _settings
+from analysis.sections import Declared, _of, _same, _settings
 from analysis.statements import _contrast_row as contrast_words
 from analysis.tables import cell_rates, sums_of
 from analysis.terms import MAIN, in_order, title
+from analysis.words import told_apart
 from sweep.place import Place
 
 ALIGNED = (
@@ -42,6 +43,7 @@ ALIGNED = (
     "depth",
     "strength",
     "ratio",
+    "kl",
     "rate",
     "low",
     "high",
@@ -55,6 +57,7 @@ class Source:
     """What one line of a comparison stands for: a model in a setting of a run under a grader, or a published table.
 
     `rows` has the columns of ALIGNED. `trials`, by protocol: those at the cell that was declared, for paired contrasts.
+    `prompts`, by protocol: the identity of the one prompt's text, where the source is of one; else empty.
     """
 
     label: str
@@ -64,6 +67,7 @@ class Source:
     trials: Mapping[str, pl.DataFrame]
     model: str | None = None
     setting: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 # -- sources ----------------------------------------------------------------------------------------------------------
@@ -75,13 +79,11 @@ def of_run(
     """The run's models and settings, one source each; with `by_prompt` one for each prompt. `many`: the run and the
     grader are part of the label. Raises RunError where there is nothing to read."""
     run = gather(path, grader)
-    groups: dict[tuple[object, ...], list[dict[str, object]]] = {}
-    for keys in _settings(run.cells):
-        groups.setdefault(tuple(value for name, value in keys.items() if name != "protocol"), []).append(keys)
+    groups = _groups(run)
     prefix = f"{run.name} ({grader}) " if many else ""
     found = list[Source]()
-    for group in groups.values():
-        base = prefix + _label(group[0], list(groups.values()))
+    for group in groups:
+        base = prefix + _label(group[0], groups)
         prompts = sorted(_prompts(run, group)) if by_prompt else [None]
         found += [
             _source(run, group, base if prompt is None else f"{base}: {prompt}", prompt, declared) for prompt in prompts
@@ -89,15 +91,30 @@ def of_run(
     return [source for source in found if source.rows.height]
 
 
+def _groups(run: Gathered) -> list[list[dict[str, object]]]:
+    """Sections that one source is of: a model in one template, temperature and way of injection, each protocol once."""
+    found: dict[tuple[object, ...], list[dict[str, object]]] = {}
+    for keys in _settings(run.cells):
+        known = run.plan.asking.get(str(keys["setting"]))
+        alike = [keys[name] for name in keys if name not in ("protocol", "setting")]
+        template = keys["setting"] if known is None else known.template
+        for number in count():
+            group = found.setdefault((number, template, *alike), [])
+            if keys["protocol"] not in [each["protocol"] for each in group]:
+                group.append(keys)
+                break
+    return list(found.values())
+
+
 def _label(keys: Mapping[str, object], groups: Sequence[Sequence[Mapping[str, object]]]) -> str:
-    """The model, and what tells its settings apart."""
+    """The model, and in a word each what tells its settings apart."""
     twins = [group[0] for group in groups if group[0]["model"] == keys["model"]]
     telling = [
         name for name in (*SHARED, *SETTING)
-        if name not in ("model", "protocol") and keys[name] is not None
-        and any(other[name] != keys[name] for other in twins)
+        if name not in ("model", "protocol", "setting") and keys[name] is not None
+        and len({other[name] for other in twins} - (set[object]() if name == "matched" else {None})) > 1
     ]  # fmt: skip
-    return " ".join([str(keys["model"]), *(f"{name} {str(keys[name])[:24]}" for name in telling)])
+    return ", ".join([str(keys["model"]), *(told_apart(name, keys[name]) for name in telling)])
 
 
 def _prompts(run: Gathered, group: Sequence[Mapping[str, object]]) -> set[str]:
@@ -120,7 +137,8 @@ def _source(
         if not measures or not asked.height:
             continue
         mine = run.trials.filter(pl.col("asked").is_in(asked["asked"].implode()))
-        tables.append(_rates(mine, asked, protocol, measures))
+        kl = run.kl.filter(_same(keys, ("model", "model_digest", "setting", "norm", "mode", "span")))
+        tables.append(_rates(mine, asked, protocol, measures, kl))
         if cell := declared.get(protocol):
             trials[protocol] = _at(mine, asked, cell)
     rows = pl.concat(tables).with_columns(source=pl.lit(name)).select(ALIGNED) if tables else _nothing()
@@ -133,6 +151,7 @@ def _source(
     return Source(
         label=name, about=f"{run.name}: {about}", norm=None if norm is None else str(norm), rows=rows, trials=trials,
         model=str(group[0]["model"]), setting=about,
+        prompts={} if prompt is None else {each: run.plan.texts.get((each, prompt), prompt) for each in trials},
     )  # fmt: skip
 
 
@@ -142,13 +161,16 @@ def _lead(run: Gathered, keys: Mapping[str, object]) -> pl.Expr:
     return pl.col("wording").eq_missing(pl.lit(wordings[0], pl.String))
 
 
-def _rates(mine: pl.DataFrame, asked: pl.DataFrame, protocol: str, measures: Sequence[str]) -> pl.DataFrame:
+def _rates(
+    mine: pl.DataFrame, asked: pl.DataFrame, protocol: str, measures: Sequence[str], kl: pl.DataFrame
+) -> pl.DataFrame:
+    """`kl`: of the concept's own injections, as far as it was measured."""
     cells = asked.select("cell", "arm", "wording", "layer", "dose", "depth").unique("cell")
     ratios = mine.group_by("cell").agg(ratio=pl.col("ratio").mean())
     table = cell_rates(sums_of(mine, measures), cells, measures).join(cells.select("cell", "depth"), on="cell")
-    return (
-        table.join(ratios, on="cell").with_columns(protocol=pl.lit(protocol), strength="dose").cast({"layer": pl.Int32})
-    )
+    nats = kl.group_by("layer", "dose").agg(pl.col("kl").mean(), arm=pl.lit("concept"))
+    table = table.join(ratios, on="cell").join(nats, on=["arm", "layer", "dose"], how="left")
+    return table.with_columns(protocol=pl.lit(protocol), strength="dose").cast({"layer": pl.Int32})
 
 
 def _at(mine: pl.DataFrame, asked: pl.DataFrame, cell: Declared) -> pl.DataFrame:
@@ -159,7 +181,7 @@ def _at(mine: pl.DataFrame, asked: pl.DataFrame, cell: Declared) -> pl.DataFrame
 def _nothing() -> pl.DataFrame:
     text, real, whole = (
         ("source", "protocol", "measure", "arm"),
-        ("depth", "strength", "ratio", "rate", "low", "high"),
+        ("depth", "strength", "ratio", "kl", "rate", "low", "high"),
         ("n", "trials"),
     )
     schema = {
@@ -175,7 +197,7 @@ def of_table(found: Reference) -> Source:
     """A published table. It has no trials, so nothing can be paired with it."""
     depth, ratio = pl.col("layer") / found.layers, pl.lit(None, pl.Float64)
     name = f"{found.model} ({found.name})"
-    rows = found.rows.with_columns(source=pl.lit(name), depth=depth, ratio=ratio).select(ALIGNED)
+    rows = found.rows.with_columns(source=pl.lit(name), depth=depth, ratio=ratio, kl=ratio).select(ALIGNED)
     about = f"published: {found.source}." + (f" {found.note}" if found.note else "")
     return Source(label=name, about=about, norm=found.norm, rows=rows, trials={})
 
@@ -190,12 +212,11 @@ def table(sources: Sequence[Source]) -> pl.DataFrame:
 
 
 def contrasts(sources: Sequence[Source]) -> Iterator[dict[str, Any]]:
-    """Each two sources of one setting or one model, protocol by protocol, by their first measure at declared cells."""
+    """Each two sources that differ in one respect at most (model, setting, or prompt), protocol by protocol, by their
+    first measure at declared cells."""
     for one, other in combinations(sources, 2):
-        if one.setting != other.setting and one.model != other.model:  # differing in both, they tell neither
-            continue
         for protocol in one.trials:
-            if protocol in other.trials:
+            if protocol in other.trials and _respects(one, other, protocol) <= 1:  # differing in two, they tell neither
                 left, right = one.trials[protocol], other.trials[protocol]
                 both = [
                     name
@@ -205,12 +226,19 @@ def contrasts(sources: Sequence[Source]) -> Iterator[dict[str, Any]]:
                 yield from (_contrast(one, other, protocol, name, left, right) for name in both[:1])
 
 
+def _respects(one: Source, other: Source, protocol: str) -> int:
+    texts = one.prompts.get(protocol) != other.prompts.get(protocol)
+    return (one.model != other.model) + (one.setting != other.setting) + texts
+
+
 def _contrast(
     one: Source, other: Source, protocol: str, measure: str, left: pl.DataFrame, right: pl.DataFrame
 ) -> dict[str, Any]:
     sides = ((left, one.label), (right, other.label))
     lacking = next(filter(None, (inference.ungraded(each, VERDICT + measure, name) for each, name in sides)), None)
-    found = lacking or inference.contrast(left, right, VERDICT + measure, on=inference.PAIR)
+    same = one.prompts.get(protocol) == other.prompts.get(protocol)
+    on = inference.PAIR if same else ("item",)  # a seed is of one prompt's text
+    found = lacking or inference.contrast(left, right, VERDICT + measure, on=on)
     if isinstance(found, Missing):
         found = Missing(reason=found.reason.replace("a control", "the other"))
     row = contrast_words(other.label, found)

@@ -12,11 +12,12 @@ from analysis.conditions import LINES
 from analysis.panels import Figure, Panel, key
 from analysis.terms import title
 
+DOSES = {"ratio": "‖Δ‖/‖h‖", "kl": "KL in nats"}
 BINS = 20  # of depth, in the maps: two models' layers fall into the same rows
 
 
 def figures(rows: pl.DataFrame, protocol: str, measure: str) -> list[Figure]:
-    """Maps on one depth axis, rate against depth at each strength that sources share, and rate against ‖Δ‖/‖h‖."""
+    """Maps on one depth axis, rate against depth at each strength that sources share, against ‖Δ‖/‖h‖ and KL."""
     mine = rows.filter(pl.col("rate").is_not_null(), protocol=protocol, measure=measure, arm="concept")
     names = mine["source"].unique(maintain_order=True).to_list()
     slug, told = f"{protocol}-{measure}".replace("_", "-"), f"{title(protocol)}: {label(measure).lower()}"
@@ -32,8 +33,9 @@ def figures(rows: pl.DataFrame, protocol: str, measure: str) -> list[Figure]:
         Panel(title=f"strength {dose:g}", chart=_line(mine.filter(strength=dose), "depth", names), small=True)
         for dose in shared
     )
-    measured = mine.filter(pl.col("ratio").is_not_null())
-    doses = (Panel(title="every cell", chart=_points(measured, names)),) if measured.height else ()
+    measured = {dose: mine.filter(pl.col(dose).is_not_null()) for dose in DOSES}
+    doses = {dose: (Panel(title="every cell", chart=_points(rows, dose, names)),) if rows.height else ()
+             for dose, rows in measured.items()}  # fmt: skip
     legend = tuple(key(name, *line) for name, line in zip(names, _styles(len(names)), strict=True))
     return [each for each in (
         Figure(name=f"{slug}-maps", title=f"{told}, by depth and strength", panels=maps, table=mine, legend="ramp",
@@ -41,8 +43,10 @@ def figures(rows: pl.DataFrame, protocol: str, measure: str) -> list[Figure]:
                "Strengths as asked."),
         Figure(name=f"{slug}-depth", title=f"{told}, against depth", panels=lines, table=mine, legend=legend,
                caption="At the strengths that more than one has. Bars are 95 % intervals; a published table has none."),
-        Figure(name=f"{slug}-dose", title=f"{told}, against ‖Δ‖/‖h‖", panels=doses, table=measured, legend=legend,
-               caption="Each cell at the mean dose that was measured in it. Layers differ along the points of a line."),
+        *(Figure(name=f"{slug}-{suffix}", title=f"{told}, against {DOSES[dose]}", panels=doses[dose],
+                 table=measured[dose], legend=legend,
+                 caption="Each cell at the mean dose that was measured in it. Layers differ along a line's points.")
+          for dose, suffix in (("ratio", "dose"), ("kl", "kl"))),
     ) if each.panels]  # fmt: skip
 
 
@@ -73,10 +77,10 @@ def _line(rows: pl.DataFrame, column: str, names: Sequence[str]) -> Spec:
     return _drawn(base, rows.sort("source", column), f"Rate against {column}")
 
 
-def _points(rows: pl.DataFrame, names: Sequence[str]) -> Spec:
-    axis = alt.Axis(grid=False, format="~g", tickCount=6)
-    base = _base(names).encode(x=alt.X("ratio:Q", title="‖Δ‖/‖h‖", scale=alt.Scale(zero=False, nice=True), axis=axis))
-    return _drawn(base, rows.sort("source", "ratio"), "Rate against the measured dose", line=False)
+def _points(rows: pl.DataFrame, dose: str, names: Sequence[str]) -> Spec:
+    axis, scale = alt.Axis(grid=False, format="~g", tickCount=6), alt.Scale(zero=False, nice=True)
+    base = _base(names).encode(x=alt.X(f"{dose}:Q", title=DOSES[dose], scale=scale, axis=axis))
+    return _drawn(base, rows.sort("source", dose), f"Rate against {DOSES[dose]}", line=False)
 
 
 def _base(names: Sequence[str]) -> alt.Chart:

@@ -14,7 +14,17 @@ import polars as pl
 from analysis import maps
 from analysis.detection import Sensitivity, auroc, sensitivity
 from analysis.dose import DoseResponse, dose_response
-from analysis.inference import Contrast, Missing, contrast, pairs, ungraded
+from analysis.inference import (
+    Contrast,
+    Crossed,
+    Missing,
+    by_prompt,
+    contrast,
+    crossed,
+    crossing,
+    pairs,
+    ungraded,
+)
 from analysis.load import VERDICT
 from analysis.maps import Best
 from analysis.rates import Estimate
@@ -24,8 +34,9 @@ CLAIMS = ("detected",)  # a yes that can be a false alarm
 JUDGED = ("injected_thought", "yes_bias", "forced_identification")  # what a verdict is made of
 MEASURED = {"yes_bias": "said_yes", "forced_identification": "identified"}  # the measure that a verdict takes of each
 DOSES = {"dose": "strength", "ratio": "‖Δ‖/‖h‖", "kl": "KL in nats"}
+DEFAULT = (2 / 3, 2.0)  # depth and strength of the best published result (Lindsey 2025: Opus 4.1)
 SPREAD = 1.05  # of the largest dose by the smallest, below which a response to it is noise
-COLUMNS = ("arm", "layer", "dose", "item", "split", "cluster", "seed", "ratio")
+COLUMNS = ("arm", "layer", "dose", "prompt", "item", "split", "cluster", "seed", "ratio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +52,19 @@ class Place:
 class Findings:
     """Of a section's first measure, in its first wording.
 
-    `contrasts`: the concept less each other arm at `place`. `claims`: see `maps.claims`, empty where nothing is paired.
-    `doses`: by column of DOSES at the layer of `place`.
+    `contrasts`: the concept less each other arm at `place`; `crossed` the same with no injection, by prompt. `claims`:
+    see `maps.claims`, empty where nothing is paired. `default` is the concept less no injection at the cell `usual`,
+    which is nearest to DEFAULT; both None where a cell was declared. `doses`: by column of DOSES at the layer of
+    `place`.
     """
 
     measure: str
     place: Place | None
+    declared: tuple[int, float] | None
+    usual: tuple[int, float] | None
+    default: Contrast | Missing | None
     contrasts: Mapping[str, Contrast | Missing]
+    crossed: Crossed | Missing
     claims: pl.DataFrame
     best: Best | Missing
     sensitivity: Sensitivity | Missing | None
@@ -55,10 +72,13 @@ class Findings:
     doses: Mapping[str, DoseResponse | Missing]
 
 
-def find(trials: pl.DataFrame, measure: str, declared: tuple[int, float] | None) -> Findings:
+def find(
+    trials: pl.DataFrame, measure: str, declared: tuple[int, float] | None, usual: tuple[int, float] | None = None
+) -> Findings:
     """`trials`: those of one setting and wording, with COLUMNS, the verdict on `measure`, and logodds_yes if known.
 
-    A declared cell without trials counts as none. A column `kl` may be there, null where it was not measured.
+    `usual`: the cell of `default`. A declared cell without trials counts as none. A column `kl` may be there, null
+    where it was not measured.
     """
     name = VERDICT + measure
     concept, none = (trials.filter(pl.col("arm") == arm) for arm in ("concept", "none"))
@@ -67,9 +87,11 @@ def find(trials: pl.DataFrame, measure: str, declared: tuple[int, float] | None)
     claims = maps.claims(maps.grid(paired)) if paired is not None and paired.height else _no_claims()
     place = _place(concept, declared, best)
     here = trials.clear() if place is None else at(trials, place)
+    usual = None if declared else usual
     signal, noise = (here.filter(pl.col("arm") == arm) for arm in ("concept", "none"))
     return Findings(
-        measure=measure, place=place, claims=claims, best=best, contrasts=_contrasts(here, name),
+        measure=measure, place=place, declared=declared, claims=claims, best=best, contrasts=_contrasts(here, name),
+        usual=usual, default=_default(trials, usual, name), crossed=_crossed(here, name),
         sensitivity=sensitivity(signal, noise, name) if measure in CLAIMS else None,
         auroc=_auroc(signal, noise) if "logodds_yes" in trials.columns and measure in CLAIMS else None,
         doses={} if place is None else _doses(concept, place, name),
@@ -109,7 +131,7 @@ def _unpaired(concept: pl.DataFrame, none: pl.DataFrame) -> str:
 
 
 def _no_claims() -> pl.DataFrame:
-    numbers = ("value", "p", "p_map", "q")
+    numbers = ("known", "value", "p", "p_map", "q")
     return pl.DataFrame(
         schema={"layer": pl.Int64, "dose": pl.Float64, "n": pl.Int64, **dict.fromkeys(numbers, pl.Float64)}
     )
@@ -120,9 +142,38 @@ def _contrasts(here: pl.DataFrame, name: str) -> dict[str, Contrast | Missing]:
     found: dict[str, Contrast | Missing] = {}
     for arm in sorted(set(here["arm"].cast(pl.String)) - {"concept"}):
         other = here.filter(pl.col("arm") == arm)
-        lacking = ungraded(concept, name, "the arm 'concept'") or ungraded(other, name, f"the arm {arm!r}")
-        found[arm] = lacking or contrast(concept, other, name)
+        found[arm] = _less(concept, other, name, arm)
     return found
+
+
+def _less(concept: pl.DataFrame, other: pl.DataFrame, name: str, arm: str) -> Contrast | Missing:
+    lacking = ungraded(concept, name, "the arm 'concept'") or ungraded(other, name, f"the arm {arm!r}")
+    return lacking or contrast(concept, other, name)
+
+
+def _default(trials: pl.DataFrame, usual: tuple[int, float] | None, name: str) -> Contrast | Missing | None:
+    """Nobody chose it on these data, so it is over all concepts."""
+    if usual is None:
+        return None
+    here = at(trials, Place(layer=usual[0], dose=usual[1], chosen=False))
+    return _less(here.filter(pl.col("arm") == "concept"), here.filter(pl.col("arm") == "none"), name, "none")
+
+
+def _crossed(here: pl.DataFrame, name: str) -> Crossed | Missing:
+    """The concept less no injection, crossed with prompts."""
+    concept, none = (here.filter(pl.col("arm") == arm) for arm in ("concept", "none"))
+    lacking = ungraded(concept, name, "the arm 'concept'") or ungraded(none, name, "the arm 'none'")
+    return lacking or crossed(by_prompt(pairs(concept, none, name, crossing(none))))
+
+
+def nearest(cells: pl.DataFrame) -> tuple[int, float] | None:
+    """Of `cells` (layer, depth, dose above 0) the one nearest to DEFAULT: in depth, then by the dose's ratio."""
+    known = cells.filter(pl.col("depth").is_not_null(), pl.col("dose") > 0)
+    if not known.height:
+        return None
+    far, steps = (pl.col("depth") - DEFAULT[0]).abs().round(9), (pl.col("dose") / DEFAULT[1]).log().abs().round(9)
+    best = known.sort(far, steps, "layer", "dose").row(0, named=True)
+    return best["layer"], best["dose"]
 
 
 def _auroc(signal: pl.DataFrame, noise: pl.DataFrame) -> Estimate | Missing:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 
 from analysis.load import VERDICT, Run, open_run, with_measure
 from sweep.grading import folder_of
-from sweep.manifest import Manifest
-from sweep.place import Place, absolute
-from sweep.store import Store
+from sweep.manifest import Manifest, Part
+from sweep.place import Place, absolute, place
+from sweep.store import AT_ONCE, Store, read_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +21,7 @@ class File:
     """A committed Parquet file. `shard` None: it is a compact one, whose column `shard` says it of each row."""
 
     address: str  # an absolute path, or s3://…
+    inside: str  # the same inside the run
     shard: str | None
     sha256: str
 
@@ -47,25 +51,37 @@ class Opened:
 
 
 def open_frame(path: Place | str, grader: str = "rules") -> Opened:
-    """The run at `path` with the verdicts of `grader`. Raises RunError where there is nothing to read (`open_run`)."""
-    run = open_run(path, grader)
+    """The run at `path` with the verdicts of `grader`. Raises RunError where there is nothing to read (`open_run`), and
+    StoreError for a part that is not what was committed: each is read once to be checked."""
+    files = Store(place(path) if isinstance(path, str) else path)
+    stages = {stage: Manifest(files, stage).parts for stage in ("trials", f"grades/{folder_of(grader)}")}
+    check(files, [part for parts in stages.values() for part in parts])
+    run = open_run(files.root, grader)
     verdicts = [VERDICT + name for name in with_measure(run.measures)]
     return Opened(
         run=run,
         frame=run.trials.join(run.verdicts.select("trial", *verdicts), on="trial", how="left"),
-        trials=_files(run, "trials"),
-        grades=_files(run, f"grades/{folder_of(grader)}"),
+        trials=_files(files, stages["trials"]),
+        grades=_files(files, stages[f"grades/{folder_of(grader)}"]),
     )
 
 
-def _files(run: Run, stage: str) -> tuple[File, ...]:
-    files = Store(run.path)
+def check(files: Store, parts: Sequence[Part]) -> None:
+    """Raises StoreError for the first part that is not what was committed. Those of a bucket were checked as they were
+    fetched (`analysis.cached`)."""
+    if isinstance(files.root, Path):
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda part: read_part(files, part.record), parts))
+
+
+def _files(files: Store, parts: Sequence[Part]) -> tuple[File, ...]:
     where = absolute(files.root)
     return tuple(
         File(
             address=f"{where}/{part.record['file']}",
+            inside=part.record["file"],
             shard=None if part.compact else part.shards[0],
             sha256=part.record["sha256"],
         )
-        for part in Manifest(files, stage).parts
+        for part in parts
     )

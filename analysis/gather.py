@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from analysis import contrasts
+from analysis import asking, contrasts
 from analysis.kl import measured
 from analysis.load import BOTH, VERDICT, RunError, _empty, _planned, _with_dose, _with_wording
 from analysis.parts import Parts
@@ -50,7 +50,9 @@ class Gathered:
     """What a run's parts hold, with one grader's verdicts.
 
     `trials`: a row a trial that ended ok (its newest attempt): `cell`, `asked` (a row of `asked`), `part`, `key` (a
-    hash of its identity), item, cluster, seed, unit, ratio, a column for each log-odds, and a boolean one a measure.
+    hash of its identity), item, cluster, seed, unit, ratio, a column for each log-odds, and a boolean one a measure;
+    `again` (it is a further attempt) and `waits` (its shard is not graded yet). `failed`: asked, item, cluster and
+    seed of those that ended otherwise.
     `cells`: cell and KEYS; `asked`: coordinates before prompts are pooled, and their cell. `items`: category and split
     of each. `tally` counts rows by asked, status and order. `read`: see `contrasts.readings`. `measures`: what was
     graded, by protocol. `planned`: trials by (model, protocol), empty without a plan. `kl`: see `kl.measured`.
@@ -67,6 +69,8 @@ class Gathered:
     read: pl.DataFrame
     measures: Mapping[str, tuple[str, ...]]
     planned: Mapping[tuple[str, str], int]
+    plan: asking.Plan
+    failed: pl.DataFrame
     kl: pl.DataFrame
     damaged: tuple[str, ...]
     unknown: tuple[str, ...]
@@ -118,14 +122,17 @@ class _Pass:
 
     def add(self, numbers: Sequence[int]) -> None:
         trials = _read(self._trials, numbers, _trials)
-        graded = self._grades.having(shard for number in numbers for shard in self._trials.all[number].shards)
+        shards = [shard for number in numbers for shard in self._trials.all[number].shards]
+        graded = self._grades.having(shards)
         trials = self._numbered(trials)
         if graded:
             trials = self._judged(trials, _read(self._grades, graded, _grades))
-        trials = self._measured(trials)
+        waits = ~pl.col(SHARD).is_in([shard for shard in shards if self._grades.has(shard)])
+        trials = self._measured(trials).with_columns(again=pl.col("attempt") > 0, waits=waits)
         self._items.append(trials.select("item", "category", "split").unique())
-        kept = trials.select(*KEPT, "order", "status", "attempt", SHARD, pl.col(f"^({VERDICT}.*|{'|'.join(ODDS)})$"))
-        again = kept["attempt"] > 0
+        found = pl.col(f"^({VERDICT}.*|{'|'.join(ODDS)})$")
+        kept = trials.select(*KEPT, "again", "waits", "order", "status", "attempt", SHARD, found)
+        again = kept["again"]
         self._first.append(kept.filter(~again).drop("attempt", SHARD))
         self._again.append(kept.filter(again))
 
@@ -177,8 +184,10 @@ class _Pass:
         return Gathered(
             path=store.root, trials=_with_both(trials), cells=cells, asked=asked,
             items=pl.concat(self._items).unique("item", keep="first").cast({pl.Categorical: pl.String}),
-            kl=measured(store),
-            tally=tally, read=read,
+            plan=asking.read(store), kl=measured(store), tally=tally, read=read,
+            failed=rows.filter(pl.col("status") != "ok").select(
+                "asked", "item", "cluster", "seed"
+            ),
             measures={protocol: _in_order(names) for protocol, names in self._measures.items()},
             planned=_planned(store), damaged=(*self._trials.damaged.values(), *self._grades.damaged.values()),
             unknown=tuple(sorted(self._trials.unknown | self._grades.unknown)),

@@ -53,7 +53,8 @@ def ungraded(trials: pl.DataFrame, measure: str, what: str) -> Missing | None:
 
 
 def pairs(left: pl.DataFrame, right: pl.DataFrame, verdict: str, on: Sequence[str] = PAIR) -> pl.DataFrame:
-    """A row a trial of `left` that has a control: its columns, `value` (left less right, -1..1), and `control`.
+    """A row a trial of `left` that has a control: its columns, `value` (left less right, -1..1), `control`, and of
+    either side the share of verdicts that are known, `known` and `control_known`.
 
     `right`: trials of the control arm, averaged where several share a key; `control` is the first one's cluster, whose
     distinct values are the independent controls. A null verdict counts as false, as in every rate. `on`: for a control
@@ -61,8 +62,11 @@ def pairs(left: pl.DataFrame, right: pl.DataFrame, verdict: str, on: Sequence[st
     without a control are left out; see `Contrast.unpaired`.
     """
     share = pl.col(verdict).fill_null(value=False).cast(pl.Float64)
-    controls = right.group_by(*on).agg(right=share.mean(), control=pl.col("cluster").sort().first())
-    return left.with_columns(left=share).join(controls, on=list(on), nulls_equal=True).with_columns(
+    known = pl.col(verdict).is_not_null().cast(pl.Float64)
+    controls = right.group_by(*on).agg(
+        right=share.mean(), control_known=known.mean(), control=pl.col("cluster").sort().first()
+    )
+    return left.with_columns(left=share, known=known).join(controls, on=list(on), nulls_equal=True).with_columns(
         value=pl.col("left") - pl.col("right")
     )  # fmt: skip
 
@@ -221,6 +225,8 @@ def crossed(table: np.ndarray, level: float = LEVEL) -> Crossed | Missing:
     k, q = full.shape
     if k < 2 or q < 2:
         return Missing(reason=f"{k} concepts under all of {q} wordings; two of each are needed")
+    if np.ptp(full) == 0:
+        return Missing(reason="no value differs from another, so there is no noise to tell apart")
     mean, by_concept, by_prompt = full.mean(), full.mean(axis=1), full.mean(axis=0)
     rest = full - by_concept[:, None] - by_prompt + mean
     squares = np.array([q * by_concept.var(ddof=1), k * by_prompt.var(ddof=1), (rest**2).sum() / ((k - 1) * (q - 1))])

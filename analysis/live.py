@@ -1,8 +1,8 @@
 """`sweep report --live`: a page on loopback that is made anew while the run goes on, with rates that may be watched.
 
 A rate that is looked at again and again does not keep the promise of an ordinary interval. Here a declared cell has an
-anytime-valid one over its complete clusters, which holds at every look at once; every other rate has none, and nothing
-is tested until the run is complete.
+anytime-valid one over its complete clusters, which holds at every look at once, and evidence (an e-process) that the
+concept is above each control; every other rate has none, and nothing else is tested until the run is complete.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
 from typing import Any
 
-import numpy as np
 import polars as pl
 from markupsafe import Markup
 
+from analysis import watching
 from analysis.charts import RAMP, label, percent
 from analysis.gather import Gathered, gather
+from analysis.inference import Missing
 from analysis.limits import of_run
 from analysis.load import VERDICT, RunError
 from analysis.page import QUESTION, template, text
 from analysis.sections import Declared, _of, _settings
-from analysis.sequential import anytime_interval
-from analysis.terms import ARM_LABELS, ARMS, CONDITIONS, MAIN, OPTIONAL, in_order, title, verb
+from analysis.sequential import Watched, anytime_interval
+from analysis.snippets import looked
+from analysis.terms import ARM_LABELS, ARMS, MAIN, in_order, title, verb
+from analysis.watching import Keys, beside, comparisons, landed
 from sweep.block import Block
 from sweep.place import Place, named
 from sweep.plan import load as load_plan
@@ -57,53 +60,67 @@ def look(path: Place, declared: Mapping[str, Declared], grader: str) -> Look:
     of = f" of {planned:,} planned" if planned else ""
     store = Store(run.path)
     blocks = [block for block in load_plan(store).blocks if block.indices is None] if store.list("plan") else []
+    plan = Planned(blocks=blocks, declared=declared, comparisons=comparisons(blocks, declared))
+    graded = not run.trials["waits"].any()
     return Look(
-        landed=f"{done:,}{of} trials are here", complete=bool(planned) and done >= planned, warnings=of_run(run),
-        sections=[_section(run, keys, declared.get(str(keys["protocol"])), blocks) for keys in _settings(run.cells)],
+        landed=f"{done:,}{of} trials are here" + ("" if graded else ", not all of them graded"),
+        complete=bool(planned) and done >= planned and graded, warnings=of_run(run),
+        sections=[_section(run, keys, plan) for keys in _settings(run.cells)],
     )  # fmt: skip
 
 
-def _section(
-    run: Gathered, keys: Mapping[str, object], cell: Declared | None, blocks: Sequence[Block]
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What was said before: the run's blocks, the declared cells by protocol, and how many comparisons these make."""
+
+    blocks: Sequence[Block]
+    declared: Mapping[str, Declared]
+    comparisons: int
+
+
+def _section(run: Gathered, keys: Keys, plan: Planned) -> dict[str, Any]:
     protocol = str(keys["protocol"])
     graded = run.measures.get(protocol, ())
     measures = [name for name in MAIN.get(protocol, graded) if name in graded]
-    pooled = run.cells.filter(_of(keys))
+    pooled, cell = run.cells.filter(_of(keys)), plan.declared.get(protocol)
     asked = in_order(pooled["wording"].unique().to_list())[0]
-    cells = pooled.filter(pl.col("wording").eq_missing(pl.lit(asked, pl.String)))
-    mine = run.trials.join(cells.select("cell", "arm", "layer", "dose"), on="cell")
     place = "No cell was declared, so no rate has an interval here."
     if cell is not None:
         place = f"Declared before the run: layer {cell.layer}, strength {cell.strength:g}."
     return {
         "model": keys["model"], "title": title(protocol), "place": place,
-        "rows": _rows(mine, keys, measures, cell, asked, blocks), "maps": _maps(mine, measures[:1]),
+        "rows": _rows(run, keys, measures, plan, asked), "maps": _maps(run, pooled.filter(_under(asked)), measures[:1]),
+        "evidence": _evidence(run, keys, measures[0], plan, asked) if measures else [],
+        "lead": verb(measures[0]) if measures else "",
     }  # fmt: skip
+
+
+def _under(asked: str | None) -> pl.Expr:
+    return pl.col("wording").eq_missing(pl.lit(asked, pl.String))
 
 
 # -- the declared cell ------------------------------------------------------------------------------------------------
 
 
-def _rows(
-    mine: pl.DataFrame, keys: Mapping[str, object], measures: Sequence[str], cell: Declared | None, asked: str | None,
-    blocks: Sequence[Block],
-) -> list[dict[str, Any]]:  # fmt: skip
-    found = list[dict[str, Any]]()
-    for measure in measures:
-        for arm in (arm for arm in ARMS if arm in mine["arm"].unique()):
-            here = mine.filter(arm=arm)
-            if arm != "none":
-                here = here.filter(layer=cell.layer, dose=cell.strength) if cell else here.clear()
-            each = planned_each(blocks, keys, arm, cell, asked)
-            found += [_row(here, measure, arm, each)] if here.height else []
-    return found
+def _rows(run: Gathered, keys: Keys, measures: Sequence[str], plan: Planned, asked: str | None) -> list[dict[str, Any]]:
+    cell, here = plan.declared.get(str(keys["protocol"])), pl.lit(value=False)
+    if cell is not None:
+        here = (pl.col("layer") == cell.layer) & (pl.col("dose") == cell.strength)
+    cells = run.cells.filter(_of(keys), _under(asked), (pl.col("arm") == "none") | here)
+    trials = run.trials.join(cells.select("cell", "arm"), on="cell")
+    return [
+        _row(run, keys, measure, arm, trials.filter(arm=arm), plan, asked)
+        for measure in measures for arm in ARMS if arm in trials["arm"].unique()
+    ]  # fmt: skip
 
 
-def _row(here: pl.DataFrame, measure: str, arm: str, each: Mapping[str, int]) -> dict[str, Any]:
-    known = here[VERDICT + measure]
+def _row(
+    run: Gathered, keys: Keys, measure: str, arm: str, here: pl.DataFrame, plan: Planned, asked: str | None
+) -> dict[str, Any]:
+    known, cell = here[VERDICT + measure], plan.declared.get(str(keys["protocol"]))
     rate = None if known.null_count() == here.height else float(known.sum()) / here.height
-    values = complete(here, measure, arm, each)
+    each = watching.planned(plan.blocks, keys, arm, cell, asked)
+    values = watching.means(landed(run, keys, arm, cell, asked, measure), each, arm, float(str(keys["temperature"])))
     ends = anytime_interval(values) if len(values) else None
     return {
         "measure": verb(measure), "arm": ARM_LABELS.get(arm, arm), "rate": percent(rate), "trials": f"{here.height:,}",
@@ -112,51 +129,32 @@ def _row(here: pl.DataFrame, measure: str, arm: str, each: Mapping[str, int]) ->
     }  # fmt: skip
 
 
-def complete(here: pl.DataFrame, measure: str, arm: str, each: Mapping[str, int]) -> np.ndarray:
-    """A mean of verdicts (null is no) for each cluster whose planned trials are all here.
-
-    A cluster that may still change is left out, so that what was seen is never revised; without injection every draw
-    is a cluster of its own.
-    """
-    share = pl.col(VERDICT + measure).fill_null(value=False).cast(pl.Float64).mean()
-    clusters = here.group_by(pl.col("cluster").cast(pl.String)).agg(value=share, rows=pl.len()).sort("cluster")
-    if arm == "none":
-        return clusters.filter(pl.col("rows") == 1)["value"].to_numpy()
-    planned = pl.DataFrame(
-        {"cluster": list(each), "planned": list(each.values())}, schema_overrides={"cluster": pl.String}
-    )
-    return clusters.join(planned, on="cluster").filter(pl.col("rows") >= pl.col("planned"))["value"].to_numpy()
+def _evidence(run: Gathered, keys: Keys, measure: str, plan: Planned, asked: str | None) -> list[dict[str, Any]]:
+    """The concept at its declared cell beside each other arm that is planned."""
+    cell = plan.declared.get(str(keys["protocol"]))
+    if cell is None:
+        return []
+    arms = [arm for arm in ARMS if arm != "concept" and watching.planned(plan.blocks, keys, arm, cell, asked)]
+    found = {arm: beside(run, plan.blocks, keys, arm, cell, asked, measure, plan.comparisons) for arm in arms}
+    return [{"arm": ARM_LABELS.get(arm, arm), **_shown(each)} for arm, each in found.items()]
 
 
-def planned_each(
-    blocks: Sequence[Block], keys: Mapping[str, object], arm: str, cell: Declared | None, asked: str | None
-) -> dict[str, int]:
-    """How many trials are planned for each item of an arm at a cell, over prompts and repeats."""
-    found: dict[str, int] = {}
-    for block in blocks:
-        if (
-            cell is None
-            or (block.model.name, block.protocol) != (keys["model"], keys["protocol"])
-            or arm not in block.arms
-        ):
-            continue
-        if cell.layer not in block.layers or cell.strength not in block.strengths or keys["span"] not in block.spans:
-            continue
-        prompts = sum(_wording(block.protocol, prompt.name) == asked for prompt in block.prompts)
-        for item in block.items:
-            found[item] = found.get(item, 0) + prompts * len(block.repeats)
-    return found
-
-
-def _wording(protocol: str, prompt: str) -> str | None:
-    return prompt if protocol in CONDITIONS or prompt.startswith(OPTIONAL) else None
+def _shown(found: Watched | Missing) -> dict[str, Any]:
+    if isinstance(found, Missing):
+        return {"evidence": "–", "bar": "–", "n": 0, "waiting": "–", "outcome": found.reason}
+    outcome = "above: this may be said now" if found.rejected else "not yet"
+    evidence = f"{found.evidence:.3g}" if found.evidence < 1e6 else "over a million"
+    return {
+        "evidence": evidence, "bar": f"{found.bar:g}", "n": found.n, "waiting": found.waiting, "outcome": outcome
+    }  # fmt: skip
 
 
 # -- the map ----------------------------------------------------------------------------------------------------------
 
 
-def _maps(mine: pl.DataFrame, measures: Sequence[str]) -> list[dict[str, Any]]:
-    concept = mine.filter(arm="concept")
+def _maps(run: Gathered, cells: pl.DataFrame, measures: Sequence[str]) -> list[dict[str, Any]]:
+    here = cells.filter(arm="concept").select("cell", "layer", "dose")
+    concept = run.trials.join(here, on="cell")
     return [_map(concept, measure) for measure in measures] if concept.height else []
 
 
@@ -186,9 +184,9 @@ def _cell(rate: float | None) -> dict[str, str]:
 # -- serving ----------------------------------------------------------------------------------------------------------
 
 
-def page(name: str, path: Place, found: Look, every: int = EVERY) -> str:
+def page(name: str, path: Place, found: Look, every: int = EVERY, code: str = "") -> str:
     return template("live.html.jinja").render(
-        look=found, name=name, path=path, question=QUESTION, every=every, css=Markup(text("report.css"))
+        look=found, name=name, path=path, question=QUESTION, every=every, code=code, css=Markup(text("report.css"))
     )
 
 
@@ -239,7 +237,8 @@ def server(live: Live, port: int) -> ThreadingHTTPServer:
 
 def serve(path: Place, declared: Mapping[str, Declared], grader: str, port: int, say: Callable[[str], None]) -> None:
     """Until it is interrupted."""
-    live = Live(lambda every: page(named(path), path, look(path, declared, grader), every))
+    code = looked(str(path), declared, grader)
+    live = Live(lambda every: page(named(path), path, look(path, declared, grader), every, code))
     with server(live, port) as http:
         say(f"http://127.0.0.1:{http.server_address[1]}/ shows the run as it goes on; stop with Ctrl-C")
         with contextlib.suppress(KeyboardInterrupt):

@@ -41,7 +41,7 @@ class Run:
     the seed, or at temperature 0 the rendered prompt) and `wording` (the prompt's name where rates are not pooled over
     it, see `analysis.terms`; else null). A column that a part was written without is null. `verdicts` adds one boolean
     column a measure, "verdict_" and its name, null where the grader could not tell or has not graded. `planned` counts
-    trials by (model, protocol); it is empty where the run has no plan.
+    trials by (model, protocol); it is empty where the run has no plan. `waiting`: shards that are not graded yet.
     """
 
     path: Place
@@ -49,6 +49,7 @@ class Run:
     grades: pl.LazyFrame
     measures: tuple[str, ...]
     planned: Mapping[tuple[str, str], int]
+    waiting: frozenset[str]
 
     @property
     def name(self) -> str:
@@ -89,12 +90,17 @@ def open_run(path: Place | str, grader: str = "rules") -> Run:
         grades=grades,
         measures=tuple(measures),
         planned=planned,
+        waiting=frozenset(_shards(parts) - _shards(graded)),
     )
 
 
 def with_measure(measures: Sequence[str]) -> tuple[str, ...]:
     """The measures and what follows from them: detected and identified at once, where both were graded."""
     return (*measures, BOTH) if {"detected", "identified"} <= set(measures) else tuple(measures)
+
+
+def _shards(parts: Sequence[Part]) -> set[str]:
+    return {shard for part in parts for shard in part.shards}
 
 
 def _empty(store: Store) -> str:

@@ -7,10 +7,13 @@ from importlib import metadata
 
 import polars as pl
 
+from analysis.contrasts import Drop
 from analysis.detection import DRAWS
+from analysis.findings import DEFAULT
 from analysis.gather import Gathered
-from analysis.inference import FLIPS, MARGIN
+from analysis.inference import FLIPS, KNOWN, MARGIN, PROMPTS, Crossed
 from analysis.maps import LEAST
+from analysis.naming import SAMPLE
 from analysis.rates import ICC_FLOOR, LEVEL
 from analysis.sections import Section
 from analysis.terms import ARM_LABELS, title
@@ -25,9 +28,10 @@ def methods(run: Gathered, found: Sequence[Section], grader: str) -> list[str]:
     graded = any(section.measures for section in found)
     parts = [_what(run), _graded(found, grader)] if graded else [_what(run)]
     if graded:
-        parts += [_rates(), _contrasts(found), _map(found)]
+        parts += [_rates(), _contrasts(found), _crossed(found), _map(found)]
     if any(section.found and section.found.sensitivity for section in found):
         parts.append(_detection())
+    parts += [_naming(found), _doses(found), _kl(run), _drop(found)]
     if any(section.verdict for section in found):
         parts.append(_verdict())
     return [part for part in parts if part]
@@ -83,7 +87,8 @@ def _rates() -> str:
         "The independent units are concepts, and for trials without injection distinct prompts and seeds. Intervals "
         f"of rates are {LEVEL:.0%} Wilson score intervals (Wilson 1927) at an effective sample size p(1 − p)/SE² "
         "with a cluster-robust SE and the t quantile of n − 1, at most N/(1 + (m − 1)·ICC) (Kish 1965) with an "
-        f"intraclass correlation of at least {ICC_FLOOR:g} (Donner & Koval 1980)."
+        f"intraclass correlation of at least {ICC_FLOOR:g} (Donner & Koval 1980). Beside a rate stands the share of "
+        "units in which it happened at least once, with its exact interval (Clopper & Pearson 1934)."
     )
 
 
@@ -105,7 +110,68 @@ def _map(found: Sequence[Section]) -> str:
         "Claims about cells of a layer × strength map are one-sided max-T sign-flip tests over concepts of the "
         f"whole map (Westfall & Young 1993), for cells with at least {LEAST} concepts; exploration is by Benjamini & "
         "Hochberg (1995). The best cell is chosen on the dev concepts and reported on the confirm concepts; a hash "
-        "of a concept's name puts it in one or the other."
+        "of a concept's name puts it in one or the other. A cell is left out where less than "
+        f"{KNOWN:.0%} of its verdicts, or of its controls', are known."
+        + ("" if all(section.declared for section in found) else _default())
+    )
+
+
+def _default() -> str:
+    depth, strength = DEFAULT
+    return (
+        f" Where no cell was declared, the cell nearest to {depth:.2f} of the depth and strength {strength:g}, as in "
+        "Lindsey (2025), stands beside the best one."
+    )
+
+
+def _crossed(found: Sequence[Section]) -> str:
+    if not any(section.found and isinstance(section.found.crossed, Crossed) for section in found):
+        return ""
+    return (
+        "Where concepts are crossed with wordings, variance components come from the mean squares of a two-way random "
+        f"effects model (Scheffé 1959); with {PROMPTS} wordings or more an interval over wordings too is given, with "
+        "Satterthwaite's (1946) degrees of freedom."
+    )
+
+
+def _naming(found: Sequence[Section]) -> str:
+    if not any(section.named for section in found):
+        return ""
+    return (
+        "Naming is held against the guess prior: the share of answers without injection that name each word, over "
+        f"clusters, in a random sample of up to {SAMPLE} trials. Identification less the mean prior of the concepts "
+        "that were asked about is paired by concept, and the prior is taken as known."
+    )
+
+
+def _doses(found: Sequence[Section]) -> str:
+    if not any(section.found and section.found.doses for section in found):
+        return ""
+    return (
+        "Dose and response: the change of log-odds a doubling of the dose is a logistic regression's slope with "
+        "cluster-robust errors (Liang & Zeger 1986); beside it stands the isotonic fit (Barlow et al. 1972), which "
+        "assumes only that more does not do less. Doses are the strength as asked, and ‖Δ‖/‖h‖ as it was measured over "
+        "the edited positions of each trial."
+    )
+
+
+def _kl(run: Gathered) -> str:
+    if not run.kl.height:
+        return ""
+    return (
+        "KL is the mean Kullback-Leibler divergence, in nats, of the next token's distribution under injection from "
+        "that without it, over neutral texts (see the project's data), measured for doses that are matched by it."
+    )
+
+
+def _drop(found: Sequence[Section]) -> str:
+    if not any(isinstance(section.drop, Drop) for section in found):
+        return ""
+    return (
+        "For a word put in the model's mouth the summary is by how much rarer it is called an accident with its own "
+        "vector injected before it than without injection, or than with another word's vector, whichever is less "
+        "(Lindsey 2025). The cell is chosen on the dev concepts; the interval on the confirm concepts is the "
+        "intersection-union of the two paired ones (Berger 1982)."
     )
 
 

@@ -64,7 +64,7 @@ def snapshot(run: Run) -> Snapshot:
     done, planned = int(counts["len"].sum()), sum(run.planned.values()) or None
     errors = int(counts.filter(pl.col("status") == "error")["len"].sum())
     cells = _cells(run)
-    complete = planned is not None and done >= planned
+    complete = planned is not None and done >= planned and not _ungraded(run)
     found = {"trials_done": done, "errors": errors, "complete": int(complete), **dict(_gauges(cells))}
     if planned is not None:
         found["trials_planned"] = planned
@@ -73,6 +73,12 @@ def snapshot(run: Run) -> Snapshot:
     kept = dict(list(found.items())[:GAUGES])
     tables = {protocol: _table(table, complete) for protocol, table in cells.items()}
     return Snapshot(done=done, complete=complete, gauges=kept, left_out=len(found) - len(kept), cells=tables)
+
+
+def _ungraded(run: Run) -> bool:
+    """Whether a trial is here whose shard has no grades yet: a rate over it would still change."""
+    left = run.trials.filter(pl.col("shard").is_in(sorted(run.waiting))).head(1)
+    return bool(run.waiting) and left.collect().height > 0
 
 
 # -- cells ------------------------------------------------------------------------------------------------------------

@@ -33,6 +33,10 @@ class Parts:
         """The parts that hold rows of any of these shards."""
         return sorted({number for shard in shards for number in self._having.get(shard, ())})
 
+    def has(self, shard: str) -> bool:
+        """Whether a part holds this shard, be it without a row."""
+        return shard in self._having
+
     def read(self, number: int, columns: Sequence[str]) -> pl.DataFrame:
         """Rows of a part with these columns and `shard`; a column that it was written without is null in it.
 

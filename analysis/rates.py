@@ -109,7 +109,12 @@ def exact(
     a rate does, and rises with the trials a cluster has. A null verdict counts as false; share and interval are null
     where nothing was graded.
     """
-    groups = _by(_clusters(frame, by, cluster, pl.col(measure)), by).agg(
+    return exact_of(_clusters(frame, by, cluster, pl.col(measure)), by, level)
+
+
+def exact_of(clusters: pl.LazyFrame, by: Sequence[str], level: float = LEVEL) -> pl.DataFrame:
+    """`exact` from clusters: columns of `by`, and m trials, s of them true, known of them graded."""
+    groups = _by(clusters, by).agg(
         n=pl.len().cast(pl.Int64), some=(pl.col("s") > 0).sum().cast(pl.Int64), known=pl.col("known").sum()
     )
     table = (groups.filter(pl.col("n") > 0).sort(by) if by else groups.filter(pl.col("n") > 0)).collect()

@@ -11,7 +11,8 @@ from analysis.load import VERDICT
 from analysis.panels import Figure
 from analysis.sections import SETTING, SHARED, Section
 
-RUN = "RUN"  # stands for the run's place until the report knows it
+RUN, GRADER = "RUN", "GRADER"  # stand for the run's place and the grader until the report knows them
+SAME = 'pl.col("wording").eq_missing(pl.lit({wording}, pl.String))'
 
 HEAD = """\
 import polars as pl
@@ -26,14 +27,18 @@ table = pl.concat(
     for measure in {measures}
 )
 """
-PAIRED = """\
-trials = trials.filter(pl.col("wording").eq_missing(pl.lit({wording!r}, pl.String))).collect()
+LEAD = """\
+trials = trials.filter({same}).drop("replies", "text").collect()
+"""
+HERE = """\
 here = at(trials, Place(layer={layer}, dose={dose!r}, chosen={chosen}))
 """
 CONTRASTS = """\
 found = {{arm: contrast(here.filter(arm="concept"), here.filter(arm=arm), "verdict_{measure}") for arm in {arms}}}
-rows = [(arm, each.value, each.low, each.high, each.p) for arm, each in found.items()]
-table = pl.DataFrame(rows, schema=["arm", "value", "low", "high", "p"], orient="row")
+names = ["value", "low", "high", "p", "p_t", "n", "pairs", "unpaired", "controls"]
+rows = [(arm, *(getattr(each, name) for name in names)) for arm, each in found.items()]
+kinds = dict.fromkeys(names[:5], pl.Float64) | dict.fromkeys(names[5:], pl.Int64)
+table = pl.DataFrame(rows, schema={{"arm": pl.String, **kinds}}, orient="row")
 """
 KL_IMPORTS = """\
 from analysis.kl import KEYS, measured
@@ -60,12 +65,12 @@ def recompute(section: Section, figure: Figure) -> str:
 
 def placed(code: str, run: str, grader: str) -> str:
     """With the run's place and the grader put in."""
-    return code.replace(repr(RUN), repr(run)).replace("'GRADER'", repr(grader))
+    return code.replace(repr(RUN), repr(run)).replace(repr(GRADER), repr(grader))
 
 
-def _head(section: Section, imports: str) -> str:
+def head(section: Section, imports: str) -> str:
     return HEAD.format(
-        imports=imports, run=RUN, grader="GRADER", shared="".join(f", {_is(section.keys, name)}" for name in SHARED),
+        imports=imports, run=RUN, grader=GRADER, shared="".join(f", {_is(section.keys, name)}" for name in SHARED),
         setting=" & ".join(f"{_is(section.keys, name)}" for name in SETTING),
     )  # fmt: skip
 
@@ -92,7 +97,7 @@ def _rates(section: Section, figure: Figure) -> str:
                 else f'{frame}.with_columns(cell=pl.struct("wording", "layer", "dose").hash())'
             )
     told = RATES.format(frame=frame, by=by, cluster=cluster, measures=measures)
-    return _head(section, "from analysis.rates import rates\n") + told
+    return head(section, "from analysis.rates import rates\n") + told
 
 
 def _at(section: Section) -> str:
@@ -105,8 +110,12 @@ def _here(section: Section, imports: str) -> str:
     assert found is not None
     assert found.place is not None  # there is no such figure without
     place = found.place
-    wanted = PAIRED.format(wording=section.wordings[0], layer=place.layer, dose=place.dose, chosen=place.chosen)
-    return _head(section, imports) + wanted
+    return lead(section, imports) + HERE.format(layer=place.layer, dose=place.dose, chosen=place.chosen)
+
+
+def lead(section: Section, imports: str) -> str:
+    """The trials of the first wording, in memory, without their texts."""
+    return head(section, imports) + LEAD.format(same=SAME.format(wording=repr(section.wordings[0])))
 
 
 def _contrasts(section: Section, figure: Figure) -> str:
@@ -121,7 +130,7 @@ def _response(section: Section, dose: str) -> str:
     assert section.found.place is not None
     asked, layer = section.wordings[0], section.found.place.layer
     imports = "from analysis.dose import dose_response\n" + (KL_IMPORTS if dose == "kl" else "")
-    return _head(section, imports) + (
+    return head(section, imports) + (
         f"wording = pl.lit({asked!r}, pl.String)\n"
         f'here = trials.filter(pl.col("arm") == "concept", pl.col("layer") == {layer})\n'
         'here = here.filter(pl.col("wording").eq_missing(wording))\n'
@@ -133,7 +142,7 @@ def _response(section: Section, dose: str) -> str:
 
 def _odds(section: Section, figure: Figure) -> str:
     reading = figure.table["reading"].unique().to_list()
-    return _head(section, "from analysis.rates import means\n") + (
+    return head(section, "from analysis.rates import means\n") + (
         'entry = pl.col("measures").struct\n'
         'long = trials.explode("measures").with_columns(reading=entry.field("name"), value=entry.field("value"))\n'
         'by = ["arm", "wording", "layer", "dose", "reading"]\n'
@@ -147,7 +156,7 @@ def _readings(section: Section, name: str) -> str:
         "cosines": "by_wording(read)",
         "compared": 'compared(read, pairs_of(read["wording"].unique().to_list(), PAIRS))',
     }
-    return _head(
+    return head(
         section,
         "from analysis.contrasts import by_wording, compared, pairs_of, readings\nfrom analysis.terms import PAIRS\n",
     ) + (f'read = readings(trials.filter(pl.col("arm") == "none").select({kept}))\ntable = {of[name]}\n')

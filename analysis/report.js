@@ -33,7 +33,7 @@ function words(measure) {
 }
 
 async function draw(panel) {
-  if (panel.dataset.drawn || !panel.clientWidth) return;
+  if (panel.dataset.drawn || panel.closest("details:not([open])")) return;
   panel.dataset.drawn = "started";
   const result = await vegaEmbed(panel, data.panels[panel.dataset.panel], { actions: false, renderer: "svg", ast: true, logLevel: 1, config });
   result.view.addEventListener("click", (event, item) => {
@@ -125,12 +125,28 @@ function drawAll(root) {
   return Promise.all([...root.querySelectorAll(".panel")].map(draw));
 }
 
-for (const details of document.querySelectorAll("details.figure")) {
+for (const details of document.querySelectorAll("details.study, details.figure")) {
   details.addEventListener("toggle", () => {
     const target = details.querySelector(".scroll");
     if (details.dataset.section && !target.firstChild) target.append(cellTable(details.dataset.section));
-    drawAll(details);
+    if (details.open) drawAll(details);
   });
 }
+
+// -- folded sections --------------------------------------------------------------------------------------------------
+
+function reveal() {
+  const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!target) return;
+  if (target.matches("details")) target.open = true;
+  target.scrollIntoView();
+}
+
+for (const link of document.querySelectorAll('.contents a')) link.addEventListener("click", () => setTimeout(reveal));
+window.addEventListener("hashchange", reveal);
+document.getElementById("open-all")?.addEventListener("click", () => {
+  for (const details of document.querySelectorAll("details.study, details.methods")) details.open = true;
+});
+reveal();
 
 drawAll(document).then(() => { document.documentElement.dataset.ready = "yes"; });

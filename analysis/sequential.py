@@ -12,6 +12,7 @@ trials do to each other plays no role, nor does the order of the clusters.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,35 +43,44 @@ class Watched:
         return self.evidence >= self.bar
 
 
-def watch_rate(trials: pl.DataFrame, verdict: str, each: int, null: float, cells: int = 1) -> Watched | Missing:
-    """Is the rate of a declared cell above `null` (in 0..1)? `trials`: its trials that ended ok; a null verdict is no.
+def watch_rate(rows: pl.DataFrame, each: Mapping[str, int], null: float, cells: int = 1) -> Watched | Missing:
+    """Is the rate of a declared cell above `null` (in 0..1)?
 
-    `each`: trials that were planned for a cluster (prompts times repeats); `cells`: how many cells were declared.
+    `rows`: a row a trial that has landed and will not change, with its `cluster` and `value` (0 or 1; null: it ended
+    without an answer). `each`: how many trials are planned for each cluster; `cells`: how many cells are watched.
     """
-    values, waiting = _complete(trials.with_columns(value=pl.col(verdict).fill_null(value=False)), "cluster", each)
+    values, waiting = complete(rows, "cluster", each)
     if not len(values):
-        return Missing(reason=f"no cluster has all its {each} trials yet")
+        return Missing(reason="no cluster has all its trials yet")
     low, high = anytime_interval(values)
     evidence = float(e_rate(values, null)[-1])
     return Watched(evidence=evidence, bar=cells / (1 - LEVEL), low=low, high=high, n=len(values), waiting=waiting)
 
 
-def watch_difference(paired: pl.DataFrame, each: int, cells: int = 1) -> Watched | Missing:
-    """Is a declared cell above its control? `paired`: `inference.pairs` at this cell, `each` of them for a concept."""
-    values, waiting = _complete(paired, "item", each)
+def watch_difference(rows: pl.DataFrame, each: Mapping[str, int], cells: int = 1) -> Watched | Missing:
+    """Is a declared cell above its control? `rows`: a row a pair of trials, with its `item` and `value` (-1..1; null:
+    one of the two ended without an answer), of which so many are planned for `each` item."""
+    values, waiting = complete(rows, "item", each)
     if not len(values):
-        return Missing(reason=f"no concept has all its {each} pairs yet")
+        return Missing(reason="no concept has all its pairs yet")
     evidence = float(e_difference(values)[-1])
     return Watched(evidence=evidence, bar=cells / (1 - LEVEL), low=None, high=None, n=len(values), waiting=waiting)
 
 
-def _complete(rows: pl.DataFrame, cluster: str, each: int) -> tuple[np.ndarray, int]:
-    """A mean a complete cluster, and how many others there are. ValueError if a cluster has more rows than planned."""
-    clusters = rows.group_by(cluster).agg(rows=pl.len(), value=pl.col("value").cast(pl.Float64).mean()).sort(cluster)
-    if clusters.filter(pl.col("rows") > each).height:
-        raise ValueError(f"a cluster has more than {each} trials; give the number that was planned for each")
-    values = clusters.filter(pl.col("rows") == each)["value"].to_numpy()
-    return values, clusters.height - len(values)
+def complete(rows: pl.DataFrame, cluster: str, each: Mapping[str, int]) -> tuple[np.ndarray, int]:
+    """A mean for each cluster of which all that was planned is here, and how many clusters still wait.
+
+    A complete one without any value counts for neither. ValueError if a cluster has more rows than planned.
+    """
+    wanted = pl.DataFrame({cluster: list(each), "planned": list(each.values())}, schema_overrides={cluster: pl.String})
+    found = rows.group_by(pl.col(cluster).cast(pl.String)).agg(
+        rows=pl.len(), value=pl.col("value").cast(pl.Float64).mean()
+    )
+    clusters = wanted.join(found, on=cluster).sort(cluster)
+    if clusters.filter(pl.col("rows") > pl.col("planned")).height:
+        raise ValueError("a cluster has more trials than were planned for it; give what the run's plan says")
+    done = clusters.filter(pl.col("rows") == pl.col("planned"))
+    return done["value"].drop_nulls().to_numpy(), len(each) - done.height
 
 
 # -- bets -------------------------------------------------------------------------------------------------------------

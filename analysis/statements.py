@@ -10,7 +10,7 @@ from analysis.charts import percent
 from analysis.detection import Naming, Sensitivity
 from analysis.dose import DoseResponse
 from analysis.findings import DOSES, Findings, Place
-from analysis.inference import MARGIN, Contrast, Missing
+from analysis.inference import KNOWN, MARGIN, PROMPTS, Contrast, Missing
 from analysis.maps import LEAST
 from analysis.rates import Estimate
 from analysis.sections import Section
@@ -31,6 +31,7 @@ CONTROLS = {
     "forced_identification": "the word once yes is put in its mouth",
 }  # fmt: skip
 OUTCOMES = {True: "above", False: "not above", None: "undecided"}
+CONTRASTED = ("value", "interval", "p", "n", "pairs", "unpaired", "controls")
 SHOWN = 12  # pairs of a concept and a word
 
 
@@ -111,11 +112,12 @@ def contrast_rows(found: Findings) -> list[dict[str, object]]:
 
 def _contrast_row(arm: str, found: Contrast | Missing) -> dict[str, object]:
     if isinstance(found, Missing):
-        return {"arm": arm, "value": "–", "interval": "–", "p": "–", "n": "–", "pairs": "–", "outcome": found.reason}
+        return {"arm": arm, **dict.fromkeys(CONTRASTED, "–"), "outcome": found.reason}
     outcome = "no difference that matters" if found.equivalent else OUTCOMES[_above(found)]
     return {
         "arm": arm, "value": points(found.value), "interval": _ends(found.low, found.high, points),
-        "p": p_value(found.p), "n": found.n, "pairs": found.pairs, "outcome": outcome,
+        "p": p_value(found.p), "n": found.n, "pairs": found.pairs, "unpaired": found.unpaired,
+        "controls": found.controls, "outcome": outcome,
     }  # fmt: skip
 
 
@@ -127,12 +129,27 @@ def contrast_table(found: Findings) -> pl.DataFrame:
     """As numbers, for a figure and as CSV; a contrast that could not be made has no row."""
     rows = [
         {"arm": arm, "value": each.value, "low": each.low, "high": each.high, "p": each.p, "p_t": each.p_t, "n": each.n,
-         "pairs": each.pairs, "controls": each.controls}
+         "pairs": each.pairs, "unpaired": each.unpaired, "controls": each.controls}
         for arm, each in found.contrasts.items() if isinstance(each, Contrast)
     ]  # fmt: skip
     real = dict.fromkeys(("value", "low", "high", "p", "p_t"), pl.Float64)
-    whole = dict.fromkeys(("n", "pairs", "controls"), pl.Int64)
+    whole = dict.fromkeys(("n", "pairs", "unpaired", "controls"), pl.Int64)
     return pl.DataFrame(rows, schema={"arm": pl.String, **real, **whole})
+
+
+def crossed_row(found: Findings) -> dict[str, object]:
+    """The concept less no injection with wordings as a second source of noise, or why that cannot be had."""
+    each = found.crossed
+    if isinstance(each, Missing):
+        return {"missing": f"{_sentence(each.reason)}."}
+    wide = _ends(each.wide_low, each.wide_high, points) if each.wide_low is not None else f"needs {PROMPTS} wordings"
+    parts = {name: f"{100 * value:.0f}" for name, value in (
+        ("concept_sd", each.concept_sd), ("prompt_sd", each.prompt_sd), ("rest_sd", each.rest_sd)
+    )}  # fmt: skip
+    return {
+        "missing": None, "value": points(each.value), "interval": _ends(each.low, each.high, points), "wide": wide,
+        "concepts": each.concepts, "prompts": each.prompts, **parts,
+    }  # fmt: skip
 
 
 def detection_rows(section: Section) -> list[dict[str, str]]:
@@ -197,12 +214,19 @@ def pair_line(section: Section) -> str:
 # -- notes ------------------------------------------------------------------------------------------------------------
 
 
-def notes(section: Section) -> list[str]:
-    """The best cell with its gap, the map's claims, naming beyond guessing, and dose and response."""
+def notes(section: Section) -> list[dict[str, str]]:
+    """The best cell with its gap, the map's claims, naming beyond guessing, and dose and response: each with the name
+    of the code that computes it (`snippets`)."""
     found = section.found
     if found is None:
         return []
-    return [*_best(section, found), *_claims(found), *_naming(section), *_doses(found)]
+    told = (
+        (*_best(section, found), ""),
+        (*_claims(found), "claims"),
+        (*_naming(section), "named"),
+        (*_doses(found), "doses"),
+    )
+    return [{"text": text, "code": code} for *texts, code in told for text in texts]
 
 
 def _best(section: Section, found: Findings) -> list[str]:
@@ -213,6 +237,13 @@ def _best(section: Section, found: Findings) -> list[str]:
     if cell and isinstance(none := found.contrasts.get("none"), Contrast):
         ends = _ends(none.low, none.high, points)
         beside = f" The declared cell stands beside it with {points(none.value)} ({ends}) on {none.n} concepts."
+    if isinstance(usual := found.default, Contrast) and found.usual:
+        where = f"the cell nearest to it, layer {found.usual[0]} and strength {found.usual[1]:g}, is"
+        beside = (
+            f" No cell was declared. Beside it stands the published default (two thirds of the depth, strength 2; "
+            f"Lindsey 2025), which nobody chose on these data: {where} {points(usual.value)} "
+            f"({_ends(usual.low, usual.high, points)}) on {usual.n} concepts."
+        )
     return [
         f"Best cell: on {best.dev_n} dev concepts layer {best.layer}, strength {best.dose:g} is furthest above no "
         f"injection, by {points(best.dev)} points. On {best.confirm.n} other (confirm) concepts it is "
@@ -224,18 +255,21 @@ def _best(section: Section, found: Findings) -> list[str]:
 def _claims(found: Findings) -> list[str]:
     tested = found.claims.filter(pl.col("p_map").is_not_null())
     if not tested.height:
-        few = (
-            f"no cell has {LEAST} concepts with a pair"
-            if found.claims.height
-            else "nothing is paired with no injection"
-        )
-        return [f"No claim is made about the map: {few}."]
+        return [f"No claim is made about the map: {_untested(found.claims)}."]
     sure, maybe = (tested.filter(pl.col(name) < 0.05).height for name in ("p_map", "q"))
     return [
         f"Of {tested.height} cells tested {sure} rise above no injection when the whole map is counted (*, max-T "
         f"sign flips over concepts, one-sided, 5 % for all together). For exploration {maybe} do by Benjamini and "
         "Hochberg (°)."
     ]
+
+
+def _untested(claims: pl.DataFrame) -> str:
+    if not claims.height:
+        return "nothing is paired with no injection"
+    if not claims.filter(pl.col("known") >= KNOWN).height:
+        return f"in no cell are {KNOWN:.0%} of the verdicts known, of the concept and of no injection"
+    return f"no cell has {LEAST} concepts with a pair"
 
 
 def _naming(section: Section) -> list[str]:

@@ -12,7 +12,7 @@ from analysis.contrasts import Drop
 from analysis.gather import CELL
 from analysis.inference import Missing
 from analysis.load import VERDICT
-from analysis.rates import LEVEL, _groups, _rates, means, rates
+from analysis.rates import LEVEL, _groups, _rates, exact_of, means, rates
 from analysis.terms import ODDS
 
 
@@ -37,15 +37,26 @@ def sums_of(mine: pl.DataFrame, measures: Sequence[str]) -> pl.DataFrame:
 
 def _of_sums(sums: pl.DataFrame, by: Sequence[str], measure: str | None, cluster: str = "cluster") -> pl.DataFrame:
     """`rates.rates` from sums; with no measure, the rate of something that nobody has judged."""
-    nothing = pl.lit(0.0)
-    s, known = (nothing if measure is None else pl.col(f"{kind}_{VERDICT}{measure}") for kind in ("s", "known"))
-    clusters = sums.lazy().group_by([*by, cluster]).agg(m=pl.col("m").sum(), s=s.sum(), known=known.sum())
+    clusters = _clusters_of(sums, by, measure, cluster)
     return _rates(_groups(clusters, by).collect(), by, LEVEL).with_columns(measure=pl.lit(measure or "not graded"))
 
 
+def _clusters_of(sums: pl.DataFrame, by: Sequence[str], measure: str | None, cluster: str) -> pl.LazyFrame:
+    nothing = pl.lit(0.0)
+    s, known = (nothing if measure is None else pl.col(f"{kind}_{VERDICT}{measure}") for kind in ("s", "known"))
+    return sums.lazy().group_by([*by, cluster]).agg(m=pl.col("m").sum(), s=s.sum(), known=known.sum())
+
+
 def cell_rates(sums: pl.DataFrame, cells: pl.DataFrame, measures: Sequence[str]) -> pl.DataFrame:
-    table = pl.concat([_of_sums(sums, ("cell",), name) for name in measures or (None,)])
+    """With `some`, the clusters in which it ever happens, and `some_low`, `some_high` of their share: `rates.exact`."""
+    names = measures or (None,)
+    table = pl.concat([_of_sums(sums, ("cell",), name).join(_some(sums, name), on="cell") for name in names])
     return cells.join(table, on="cell").select("cell", *CELL, *table.columns[1:])
+
+
+def _some(sums: pl.DataFrame, measure: str | None) -> pl.DataFrame:
+    table = exact_of(_clusters_of(sums, ("cell",), measure, "cluster"), ("cell",))
+    return table.select("cell", "some", some_low="low", some_high="high")
 
 
 def rates_by_item(

@@ -12,6 +12,8 @@ from analysis.rates import Rate
 from analysis.sections import Section
 from analysis.terms import ARM_LABELS, PAIRS, verb, wording
 
+MATCHED = {"kl_of_concept": "matched in KL"}
+
 
 def interval(rate: Rate) -> str:
     return f"{percent(rate.low)}–{percent(rate.high)} %"
@@ -226,17 +228,34 @@ def setting(section: Section) -> str:
         "matched": "strengths matched by",
         "temperature": "temperature",
     }
-    if str(section.keys["setting"]) in section.slug:  # only where it tells two sections apart
-        names["setting"] = "setting"
     shown = {name: section.keys[name] for name in names if section.keys[name] is not None}
-    return ", ".join(f"{names[k]} {v:g}" if isinstance(v, float) else f"{names[k]} {v}" for k, v in shown.items())
+    told = [f"{names[k]} {v:g}" if isinstance(v, float) else f"{names[k]} {v}" for k, v in shown.items()]
+    if str(section.keys["setting"]) in section.slug:  # only where it tells two sections apart
+        told += section.asking.words if section.asking else [f"setting {section.keys['setting']}"]
+    return ", ".join(told)
 
 
 def apart(section: Section, others: Sequence[Section]) -> str:
     """What sets a section apart from others of its model and protocol; empty where there is none."""
     twins = [each for each in others if (each.model, each.protocol) == (section.model, section.protocol)]
     telling = [name for name, value in section.keys.items() if any(each.keys[name] != value for each in twins)]
-    return ", ".join(f"{name} {str(section.keys[name])[:13]}" for name in telling if section.keys[name] is not None)
+    return ", ".join(part for name in telling for part in _telling(section, name, twins))
+
+
+def _telling(section: Section, name: str, twins: Sequence[Section]) -> list[str]:
+    value = section.keys[name]
+    if name == "setting" and section.asking:
+        others = [each.asking.words for each in twins if each.asking]
+        return [word for at, word in enumerate(section.asking.words) if any(each[at] != word for each in others)]
+    return [] if value is None else [told_apart(name, value)]
+
+
+def told_apart(name: str, value: object) -> str:
+    """One of `gather.KEYS` in a word or two, where it tells two settings apart."""
+    if name == "matched":
+        return MATCHED.get(str(value), f"matched by {value}")
+    shown = f"{value:g}" if isinstance(value, float) else str(value)[:13]
+    return {"norm": f"{shown} norm", "mode": shown, "model_digest": f"revision {shown}"}.get(name, f"{name} {shown}")
 
 
 def arm_rows(section: Section) -> list[dict[str, object]]:
@@ -250,10 +269,9 @@ def arm_rows(section: Section) -> list[dict[str, object]]:
             asked = wording(name) if len(section.wordings) > 1 else None
             mine = section.under(name)
             for arm in section.arms:
-                rate = mine.at(measure, arm, section.declared)
-                rows += (
-                    [_arm_row(_with_chance(section, measure), asked, ARM_LABELS.get(arm, arm), rate)] if rate else []
-                )
+                rate, ever = mine.at(measure, arm, section.declared), mine.ever(measure, arm, section.declared)
+                told = (_with_chance(section, measure), asked, ARM_LABELS.get(arm, arm))
+                rows += [_arm_row(*told, rate, _ever(ever))] if rate else []
     return rows
 
 
@@ -262,9 +280,13 @@ def _with_chance(section: Section, measure: str) -> str:
     return verb(measure) if chance is None else f"{verb(measure)} (chance {percent(chance)} %)"
 
 
-def _arm_row(measure: str, asked: str | None, arm: str, rate: Rate) -> dict[str, object]:
+def _ever(found: tuple[int, float | None, float | None] | None) -> str:
+    return "–" if found is None or found[1] is None else f"{found[0]} ({percent(found[1])}–{percent(found[2])} %)"
+
+
+def _arm_row(measure: str, asked: str | None, arm: str, rate: Rate, ever: str) -> dict[str, object]:
     return {
         "measure": measure, "asked": asked, "arm": arm, "rate": percent(rate.rate), "n": rate.n, "trials": rate.trials,
         "interval": interval(rate) if rate.rate is not None else "–", "coverage": percent(rate.coverage),
-        "bounds": f"{percent(rate.bound_low)}–{percent(rate.bound_high)}",
+        "bounds": f"{percent(rate.bound_low)}–{percent(rate.bound_high)}", "ever": ever,
     }  # fmt: skip

@@ -10,12 +10,13 @@ import altair as alt
 import polars as pl
 import pytest
 
-from analysis.compare import Source, contrasts, notes, of_run, of_table, table, write
+from analysis.compare import Source, _groups, _label, contrasts, notes, of_run, of_table, table, write
 from analysis.compare_figures import figures
 from analysis.gather import gather
 from analysis.load import RunError
 from analysis.reference import COLUMNS, read, shipped
 from analysis.sections import Declared, sections
+from analysis.words import points
 from sweep.__main__ import main
 from sweep.store import open_run as make_run
 from tests.synthetic_run import Grid, write_run
@@ -80,6 +81,50 @@ def test_prompts_can_stand_by_themselves(path: Path, sources: list[Source]) -> N
     assert [source.label for source in apart] == ["large: brief", "large: plain", "small: brief", "small: plain"]
     trials = [source.rows["trials"].sum() for source in (*apart, *sources)]
     assert trials[0] + trials[1] == trials[4]
+
+
+def test_two_prompts_of_a_model_are_paired_by_concept(path: Path) -> None:
+    apart = {source.label: source for source in of_run(path, "rules", DECLARED, by_prompt=True)}
+    detected = [row for row in contrasts(list(apart.values())) if "detected" in row["measure"]]
+    assert {(row["first"], row["second"]) for row in detected} == {
+        ("large: brief", "large: plain"), ("small: brief", "small: plain"),
+        ("large: brief", "small: brief"), ("large: plain", "small: plain"),
+    }, "a pair differs in the model or in the prompt, never in both"  # fmt: skip
+    assert {row["n"] for row in detected} == {8}
+    one, other = (apart[name].trials["injected_thought"] for name in ("large: brief", "large: plain"))
+    means = [each.group_by("item").agg(pl.col("verdict_detected").fill_null(value=False).mean()).sort("item")
+             for each in (one, other)]  # fmt: skip
+    want = (means[0]["verdict_detected"] - means[1]["verdict_detected"]).mean()
+    (row,) = (row for row in detected if row["first"].startswith("large") and row["second"].startswith("large"))
+    assert row["value"] == points(float(str(want)))
+
+
+def test_prompts_are_the_same_where_their_text_is(path: Path) -> None:
+    """Whatever they are called: in two runs a name may stand for two texts."""
+    one, other = (source for source in of_run(path, "rules", DECLARED, by_prompt=True) if source.model == "large")
+    renamed = replace(other, model="small", prompts=dict(one.prompts))
+    assert [row["first"] for row in contrasts([one, renamed])] == ["large: brief"] * 2
+    assert not list(contrasts([one, replace(renamed, prompts=other.prompts)]))
+
+
+def test_labels_say_in_a_word_what_tells_apart(path: Path) -> None:
+    run = gather(path)
+    spans = run.cells.with_columns(span=pl.when(pl.col("layer") == 2).then(pl.lit("question")).otherwise("span"))
+    keys = replace(run, cells=spans)
+    assert {_label(group[0], _groups(keys)) for group in _groups(keys)} == {
+        f"{model}, span {span}" for model in ("large", "small") for span in ("question", "protocol")
+    }
+    assert {_label(group[0], _groups(run)) for group in _groups(run)} == {"large", "small"}
+
+
+def test_kl_is_an_axis_where_it_was_measured(sources: list[Source]) -> None:
+    assert {source.rows["kl"].null_count() for source in sources} == {source.rows.height for source in sources}
+    rows = table(sources).with_columns(kl=pl.when(pl.col("arm") == "concept").then(pl.col("strength") / 4))
+    drawn = figures(rows, "injected_thought", "detected")
+    assert [figure.name.rpartition("-")[2] for figure in drawn] == ["maps", "depth", "dose", "kl"]
+    axis = drawn[-1].panels[0].chart["layer"][0]["encoding"]["x"]
+    assert (axis["field"], axis["title"]) == ("kl", "KL in nats")
+    alt.LayerChart.from_dict(drawn[-1].panels[0].chart)
 
 
 def test_the_shipped_table_is_on_the_depth_axis(sources: list[Source]) -> None:

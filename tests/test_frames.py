@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import duckdb
@@ -17,7 +18,8 @@ from analysis.views import sql_type, views
 from sweep.__main__ import main
 from sweep.columns import GRADES, OPENED, TABLES, TRIALS
 from sweep.rows import SCHEMA_VERSION
-from tests.synthetic_run import Grid, record_of, uncommitted, write_run
+from sweep.store import StoreError
+from tests.synthetic_run import Grid, uncommitted, write_run
 
 SMALL = Grid(layers=(4, 8), strengths=(2.0, 4.0), protocols=("injected_thought", "localization"), shard=200)
 
@@ -67,15 +69,22 @@ def test_duckdb_sees_what_polars_sees_and_no_orphan(path: Path) -> None:
     assert rows["verdict_detected_and_identified"].null_count() < rows.height
 
 
+def without(path: Path, columns: list[str], shards: int | None = None) -> None:
+    """The first parts, or all, as an earlier version would have committed them."""
+    for record in sorted((path / "commits" / "trials").glob("*.json"))[:shards]:
+        facts = json.loads(record.read_text())
+        part = path / facts["file"]
+        pq.write_table(pq.read_table(part).drop_columns(columns), part)
+        record.write_text(json.dumps(facts | {"sha256": sha256(part.read_bytes()).hexdigest()}))
+
+
 def test_a_column_that_a_part_is_older_than_is_null_in_both(path: Path) -> None:
-    part = path / str(record_of(path, "trials")["file"])
-    pq.write_table(pq.read_table(part).drop_columns(["category", "order"]), part)
+    without(path, ["category", "order"], shards=1)
     same(path)
 
 
 def test_all_parts_may_be_older_than_a_column(path: Path) -> None:
-    for part in path.glob("trials/*.parquet"):
-        pq.write_table(pq.read_table(part).drop_columns(["category", "sentence"]), part)
+    without(path, ["category", "sentence"])
     assert same(path)["category"].null_count() == open_run(path).trials.collect().height
 
 
@@ -111,6 +120,18 @@ def test_views_carry_the_dictionary(path: Path) -> None:
 
 def test_names_with_quotes_are_names(tmp_path: Path) -> None:
     same(write_run(tmp_path / 'it\'s "mine"; DROP', SMALL))
+
+
+@pytest.mark.parametrize("stage", ["trials", "grades"])
+def test_a_part_that_is_not_what_was_committed_is_not_opened(path: Path, stage: str, tmp_path: Path) -> None:
+    part = min((path / stage).rglob("*.parquet"))
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(bytes(data))
+    with pytest.raises(StoreError, match=f"{part.name} in .* is not what its commit record says"):
+        analysis.open(path)
+    assert main(["export", str(path), "--to", str(tmp_path / "out.parquet")]) == 1
+    assert not (tmp_path / "out.parquet").exists()
 
 
 # -- the dictionary ---------------------------------------------------------------------------------------------------

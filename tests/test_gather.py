@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis import gather as module
+from analysis import statements
 from analysis.fetch import fetch, fetch_grades
 from analysis.gather import KEYS, Gathered, gather
+from analysis.inference import Missing
 from analysis.load import VERDICT, RunError, open_run, with_measure
 from analysis.report import render, write_report
 from analysis.sections import Declared, sections
@@ -191,6 +193,30 @@ def test_all_verdicts_unknown_gives_no_rate_and_no_verdict(path: Path) -> None:
     assert "There is no rate at a declared cell." in head
     assert "only 0 % of the verdicts of the arm" in head
     assert "It introspects." not in head
+
+
+def test_controls_that_are_hardly_graded_make_no_claim_and_no_best_cell(tmp_path: Path) -> None:
+    """What is missing counts as no, and of a control that makes a rise."""
+    path = write_run(tmp_path / "run", replace(SMALL, protocols=("injected_thought",), concepts=Grid().concepts[:12]))
+    cell = Declared(layer=8, strength=4.0)
+    whole = sections(gather(path), {"injected_thought": cell})[0]
+    assert whole.found is not None
+    assert whole.found.claims["p_map"].null_count() == 0
+    controls = set(gather_ids(path, "none")[::2])
+    rewritten(path, RULES, lambda table: table.set_column(
+        table.schema.get_field_index("verdict"), "verdict",
+        pa.array([None if trial in controls else old for trial, old in
+                  zip(table["trial"].to_pylist(), table["verdict"].to_pylist(), strict=True)], pa.bool_()),
+    ))  # fmt: skip
+    section = sections(gather(path), {"injected_thought": cell})[0]
+    assert section.found is not None
+    assert section.found.claims["p_map"].null_count() == section.found.claims.height
+    assert isinstance(section.found.best, Missing)
+    assert "in no cell are 90% of the verdicts known" in " ".join(each["text"] for each in statements.notes(section))
+
+
+def gather_ids(path: Path, arm: str) -> list[str]:
+    return open_run(path).trials.filter(arm=arm).select("trial").sort("trial").collect()["trial"].to_list()
 
 
 @pytest.mark.parametrize(

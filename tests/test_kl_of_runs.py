@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
+import pytest
 
+from analysis import kl
+from analysis.asking import setting
 from analysis.kl import measured
 from sweep import study
 from sweep.launch import prepare
+from sweep.plan import load
 from sweep.store import Store, open_run, publish
 from sweep.trial import StrengthRule
 from sweep.worker import dose_name, group_of
@@ -38,8 +44,6 @@ def planned(tmp_path: Path) -> Store:
 
 def committed(files: Store) -> dict[str, float]:
     """Doses as a replica commits them, each with a KL of its own; returns them by concept."""
-    from sweep.plan import load
-
     blocks = load(files).blocks
     wanted = {
         dose_name(group_of(block.model, block.template), injection): injection
@@ -63,6 +67,22 @@ def test_a_matched_dose_tells_the_kl_of_its_concept(tmp_path: Path) -> None:
     assert len(want) == 64
     assert dict(found.select("item", "kl").iter_rows()) == want
     assert set(found.select("layer", "dose", "norm", "span").iter_rows()) == {(2, 1.0, "raw", "protocol")}
+
+
+def test_a_kl_is_of_its_template_and_of_whatever_else_is_asked_in_it(tmp_path: Path) -> None:
+    """Two templates have two, and a report of log-odds beside the text none of its own."""
+    files = planned(tmp_path)
+    want = committed(files)
+    (block,) = {each.template: each for each in load(files).blocks}.values()
+    other = replace(block, template=replace(block.template, system="You are a model."))
+    both = replace(block, report="both")
+    plans = iter([*load(files).blocks, other, both])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kl, "load", lambda _: SimpleNamespace(blocks=tuple(plans)))
+        found = measured(files)
+    assert set(found["setting"]) == {setting(block), setting(both)}
+    assert found.height == 2 * len(want)
+    assert found.unique(kl.KEYS).height == found.height
 
 
 def test_a_damaged_part_tells_nothing(tmp_path: Path) -> None:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import http.client
+import json
+import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from analysis import live
 from analysis.charts import percent
 from analysis.gather import gather
-from analysis.live import Live, Look, complete, look, page, planned_each, server
-from analysis.sections import Declared
-from analysis.sequential import anytime_interval
+from analysis.live import Live, Look, look, page, server
+from analysis.sections import Declared, _settings
+from analysis.sequential import anytime_interval, e_difference
+from analysis.watching import comparisons, landed, means, planned
 from sweep.__main__ import main
+from sweep.grading import RULES
 from sweep.plan import load as load_plan
 from sweep.store import Store
 
@@ -92,24 +98,134 @@ def test_a_running_one_shows_intervals_of_complete_clusters_alone(path: Path, ha
     assert "<script" not in text
 
 
+def keys_of(path: Path) -> dict[str, object]:
+    return dict(_settings(gather(path).cells)[0])
+
+
 def test_what_is_planned_for_a_cluster_is_prompts_times_repeats(path: Path) -> None:
-    blocks = load_plan(Store(path)).blocks
-    keys = {"model": blocks[0].model.name, "protocol": "injected_thought", "span": "protocol"}
-    each = planned_each(blocks, keys, "concept", CELL, None)
-    assert set(each.values()) == {3}
-    assert planned_each(blocks, keys, "concept", Declared(layer=3, strength=2.0), None) == {}
-    assert planned_each(blocks, keys, "concept", None, None) == {}
+    blocks, keys = load_plan(Store(path)).blocks, keys_of(path)
+    each = planned(blocks, keys, "concept", CELL, None)
+    assert {len(wanted) for wanted in each.values()} == {3}
+    assert {len(wanted) for wanted in planned(blocks, keys, "none", CELL, None).values()} == {2}
+    assert planned(blocks, keys, "concept", Declared(layer=3, strength=2.0), None) == {}
+    assert planned(blocks, keys, "concept", None, None) == {}
+    assert planned(blocks, keys | {"setting": "another"}, "concept", CELL, None) == {}, "another template"
 
 
-def test_a_cluster_counts_once_all_its_trials_are_here() -> None:
-    here = pl.DataFrame(
-        {"cluster": ["a", "a", "b", "c", "c"], "verdict_detected": [True, False, True, None, True]},
-        schema_overrides={"cluster": pl.Categorical},
+# -- what was shown is never revised ----------------------------------------------------------------------------------
+
+
+def values_of(path: Path, arm: str) -> dict[str, float]:
+    """Of each complete cluster its mean, by the trials that it is of."""
+    run, blocks, keys = gather(path), load_plan(Store(path)).blocks, keys_of(path)
+    rows, each = landed(run, keys, arm, CELL, None, "detected"), planned(blocks, keys, arm, CELL, None)
+    return {
+        name: float(mine[0])
+        for (name,), some in rows.group_by("cluster")
+        if len(mine := means(some, {k: v for k, v in each.items() if arm == "none" or k == name}, arm, 1.0))
+    }  # type: ignore[misc]
+
+
+def shards(path: Path, stage: str = "trials") -> list[Path]:
+    return sorted((path / "commits" / stage).glob("*.json"))
+
+
+@pytest.mark.parametrize("stage", ["trials", RULES])
+@pytest.mark.parametrize("arm", ["concept", "none"])
+def test_a_cluster_that_was_shown_keeps_its_value_as_shards_land_and_are_graded(
+    path: Path, tmp_path: Path, stage: str, arm: str
+) -> None:
+    run = shutil.copytree(path, tmp_path / "run")
+    hidden = {record: record.read_bytes() for record in shards(run, stage)[1:]}
+    for record in hidden:
+        record.unlink()
+    assert hidden
+    shown = [values_of(run, arm)]
+    for record, data in hidden.items():
+        record.write_bytes(data)
+        shown.append(values_of(run, arm))
+        assert shown[-1].items() >= shown[-2].items()
+    assert len(shown[-1]) > len(shown[0])
+
+
+def changed(run: Path, which: Callable[[pa.Table], list[bool]]) -> None:
+    """Rows that end in an error, as they would be committed."""
+    for record in shards(run):
+        facts = json.loads(record.read_text())
+        table = pq.read_table(run / facts["file"])
+        status = ["error" if hit else old for hit, old in zip(which(table), table["status"].to_pylist(), strict=True)]
+        table = table.set_column(table.schema.get_field_index("status"), "status", pa.array(status))
+        pq.write_table(table, run / facts["file"])
+        record.write_text(json.dumps(facts | {"sha256": sha256((run / facts["file"]).read_bytes()).hexdigest()}))
+
+
+def test_a_concept_with_an_error_row_completes_without_it(path: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(path, tmp_path / "run")
+    before = values_of(run, "concept")
+    item = min(before)
+    changed(run, lambda table: [each == item and repeat == 0 for each, repeat in
+                                zip(table["item"].to_pylist(), table["repeat"].to_pylist(), strict=True)])  # fmt: skip
+    after = values_of(run, "concept")
+    assert after.keys() == before.keys()
+    assert round(3 * before[item]) - round(2 * after[item]) in (0, 1), "the mean of the two that are left"
+    del before[item], after[item]
+    assert after == before
+
+
+def test_what_is_not_graded_yet_is_not_complete(path: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(path, tmp_path / "run")
+    for record in shards(run, RULES)[::2]:
+        record.unlink()
+    found = look(run, {"injected_thought": CELL}, "rules")
+    assert not found.complete
+    assert "not all of them graded" in found.landed
+
+
+def test_at_temperature_nought_controls_count_when_all_are_here() -> None:
+    """Two draws that read the same are one cluster, and what else will fall into it is not known before."""
+    rows = pl.DataFrame({
+        "item": ["a", "b", "c"], "cluster": ["control-1", "control-1", "control-2"], "seed": [1, 2, 3],
+        "value": [1.0, 1.0, 0.0],
+    })  # fmt: skip
+    each = {item: {("text", 0)} for item in "abc"}
+    assert means(rows, each, "none", 0.0).tolist() == [1.0, 0.0]
+    assert means(rows[:2], each, "none", 0.0).tolist() == []
+    assert means(rows[:1], each, "none", 1.0).tolist() == [1.0], "else each draw is a cluster of its own"
+
+
+# -- evidence ---------------------------------------------------------------------------------------------------------
+
+
+def test_evidence_is_of_the_concepts_whose_pairs_are_here(path: Path, half: Path) -> None:
+    section = look(half, {"injected_thought": CELL}, "rules").sections[0]
+    (row,) = section["evidence"]
+    assert (row["arm"], row["bar"]) == ("no injection", "20")
+    items = load_plan(Store(path)).blocks[0].items
+    assert int(row["n"]) + int(row["waiting"]) == len(items)
+    assert 0 < int(row["n"]) < len(items)
+    assert "evidence" in page("run", half, look(half, {"injected_thought": CELL}, "rules"))
+
+
+def test_of_a_complete_run_the_evidence_is_that_of_all_its_pairs(path: Path) -> None:
+    (row,) = look(path, {"injected_thought": CELL}, "rules").sections[0]["evidence"]
+    run = gather(path)
+    rows = run.trials.join(run.cells, on="cell").with_columns(pl.col("item").cast(pl.String))
+    one = rows.filter(arm="concept", layer=4, dose=2.0)
+    both = one.join(rows.filter(arm="none"), on=["item", "seed"], suffix="_none")
+    each = both.group_by("item").agg(
+        value=(pl.col("verdict_detected").cast(pl.Float64) - pl.col("verdict_detected_none").cast(pl.Float64)).mean()
     )
-    values = complete(here, "detected", "concept", {"a": 2, "b": 2, "c": 2})
-    assert values.tolist() == [0.5, 0.5]
-    low, high = anytime_interval(np.array([0.5, 0.5]))
-    assert low < 0.5 < high
+    assert row["n"] == each.height
+    assert row["outcome"] == "above: this may be said now"
+    told = float(e_difference(each["value"].to_numpy())[-1])
+    assert row["evidence"] == (f"{told:.3g}" if told < 1e6 else "over a million")
+
+
+def test_the_bar_is_shared_by_all_comparisons_of_the_plan(path: Path) -> None:
+    blocks = load_plan(Store(path)).blocks
+    assert comparisons(blocks, {"injected_thought": CELL}) == 1
+    assert comparisons(blocks, {}) == 0
+    assert comparisons(blocks, {"injected_thought": Declared(layer=3, strength=2.0)}) == 0
 
 
 def test_a_cell_that_nobody_declared_has_no_interval(path: Path) -> None:

@@ -14,7 +14,13 @@ from analysis.maps import LEAST, Best, Grid, _t, best_cell, claims, grid, max_t
 
 def grid_of(values: np.ndarray) -> Grid:
     cells = tuple((column, 1.0) for column in range(values.shape[1]))
-    return Grid(items=tuple(f"w{k}" for k in range(len(values))), cells=cells, values=values, controls=1)
+    return Grid(
+        items=tuple(f"w{k}" for k in range(len(values))),
+        cells=cells,
+        values=values,
+        known=np.ones(values.shape[1]),
+        controls=1,
+    )
 
 
 def frame(values: np.ndarray, dev: int) -> pl.DataFrame:
@@ -22,7 +28,7 @@ def frame(values: np.ndarray, dev: int) -> pl.DataFrame:
     rows = [
         {
             "item": f"w{k:02}", "split": "dev" if k < dev else "confirm", "layer": cell, "dose": 2.0,
-            "value": float(value), "control": "c",
+            "value": float(value), "control": "c", "known": 1.0, "control_known": 1.0,
         }
         for (k, cell), value in np.ndenumerate(values) if not np.isnan(value)
     ]  # fmt: skip
@@ -98,6 +104,33 @@ def test_of_equal_cells_the_first_and_a_cell_with_few_concepts_is_no_candidate()
     best = best_cell(frame(values, dev=8))
     assert isinstance(best, Best)
     assert best.layer == 0
+
+
+def half_known(paired: pl.DataFrame, layer: int, side: str) -> pl.DataFrame:
+    """Every other verdict of a cell is missing, on one side."""
+    missing = (pl.col("layer") == layer) & (pl.col("item").str.slice(1).cast(pl.Int32) % 2 == 0)
+    return paired.with_columns(pl.when(missing).then(0.0).otherwise(side).alias(side))
+
+
+@pytest.mark.parametrize("side", ["known", "control_known"])
+def test_a_cell_that_is_hardly_graded_is_neither_claimed_nor_the_best(side: str) -> None:
+    """What is missing counts as no: of a control it would make a rise."""
+    values = np.tile([1.0, 0.5, 0.25], (20, 1))
+    paired = half_known(frame(values, dev=8), 0, side)
+    table = claims(grid(paired))
+    assert table["p_map"].is_null().to_list() == [True, False, False]
+    assert table["known"].to_list() == [0.5, 1.0, 1.0]
+    best = best_cell(paired)
+    assert isinstance(best, Best)
+    assert (best.layer, best.naive) == (1, 0.5)
+
+
+def test_where_no_cell_is_graded_enough_there_is_no_best_one() -> None:
+    paired = frame(np.ones((20, 2)), dev=8)
+    for which in (pl.lit(value=True), pl.col("split") == "confirm"):
+        found = best_cell(paired.with_columns(control_known=pl.when(which).then(0.5).otherwise("control_known")))
+        assert isinstance(found, Missing)
+        assert "grade the rest" in found.reason
 
 
 @pytest.mark.parametrize("dev", [0, 6])

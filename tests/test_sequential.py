@@ -72,23 +72,25 @@ def test_a_mean_outside_the_interval_is_one_that_the_evidence_rejects() -> None:
 # -- what enters ------------------------------------------------------------------------------------------------------
 
 
-def cell(values: dict[str, list[bool | None]]) -> pl.DataFrame:
+def cell(values: dict[str, list[float | None]]) -> pl.DataFrame:
     rows = [(name, name, value) for name, each in values.items() for value in each]
-    return pl.DataFrame(rows, schema={"cluster": pl.String, "item": pl.String, "seen": pl.Boolean}, orient="row")
+    return pl.DataFrame(rows, schema={"cluster": pl.String, "item": pl.String, "value": pl.Float64}, orient="row")
 
 
 def test_a_cluster_enters_once_when_all_its_trials_have_landed() -> None:
-    trials = cell({"a": [True, True], "b": [True, False], "c": [True], "d": [None, True]})
-    found = watch_rate(trials, "seen", each=2, null=0.05)
+    """One that ended without an answer has landed; of a cluster that has no answer at all nothing is known."""
+    rows = cell({"a": [1, 1], "b": [1, 0], "c": [1], "d": [0, 1], "e": [None, 1], "f": [None, None]})
+    found = watch_rate(rows, dict.fromkeys("abcdefg", 2), null=0.05)
     assert isinstance(found, Watched)
-    assert (found.n, found.waiting, found.bar) == (3, 1, pytest.approx(20))
-    assert found.evidence == pytest.approx(e_rate(np.array([1.0, 0.5, 0.5]), 0.05)[-1])
+    assert (found.n, found.waiting, found.bar) == (4, 2, pytest.approx(20))
+    assert found.evidence == pytest.approx(e_rate(np.array([1.0, 0.5, 0.5, 1.0]), 0.05)[-1])
     assert found.rejected == (found.evidence >= 20)
 
 
 def test_a_bar_for_each_of_several_cells() -> None:
-    trials = cell({f"w{k}": [True] for k in range(3)})
-    one, ten = (watch_rate(trials, "seen", each=1, null=0.2, cells=cells) for cells in (1, 10))
+    rows = cell({f"w{k}": [1] for k in range(3)})
+    each = {f"w{k}": 1 for k in range(3)}
+    one, ten = (watch_rate(rows, each, null=0.2, cells=cells) for cells in (1, 10))
     assert isinstance(one, Watched)
     assert isinstance(ten, Watched)
     assert one.rejected
@@ -97,15 +99,14 @@ def test_a_bar_for_each_of_several_cells() -> None:
 
 def test_pairs_enter_by_concept() -> None:
     paired = pl.DataFrame({"item": ["a", "a", "b", "c", "c"], "value": [1.0, 0.0, 1.0, 1.0, 1.0]})
-    found = watch_difference(paired, each=2)
+    found = watch_difference(paired, {"a": 2, "b": 2, "c": 2})
     assert isinstance(found, Watched)
     assert (found.n, found.waiting, found.low, found.high) == (2, 1, None, None)
     assert found.evidence == pytest.approx(e_difference(np.array([0.5, 1.0]))[-1])
 
 
 def test_before_the_first_cluster_there_is_nothing_and_too_many_trials_are_an_error() -> None:
-    trials = cell({"a": [True]})
-    assert isinstance(watch_rate(trials, "seen", each=2, null=0.05), Missing)
-    assert isinstance(watch_difference(pl.DataFrame({"item": ["a"], "value": [1.0]}), each=3), Missing)
-    with pytest.raises(ValueError, match="more than 2 trials"):
-        watch_rate(cell({"a": [True] * 3}), "seen", each=2, null=0.05)
+    assert isinstance(watch_rate(cell({"a": [1]}), {"a": 2}, null=0.05), Missing)
+    assert isinstance(watch_difference(pl.DataFrame({"item": ["a"], "value": [1.0]}), {"a": 3}), Missing)
+    with pytest.raises(ValueError, match="more trials than were planned"):
+        watch_rate(cell({"a": [1] * 3}), {"a": 2}, null=0.05)

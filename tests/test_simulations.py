@@ -173,7 +173,7 @@ def pairs_of(values: np.ndarray, rng: np.random.Generator) -> pl.DataFrame:
     return pl.DataFrame({
         "item": np.repeat([f"word-{i}" for i in range(k)], cells), "split": np.repeat(split, cells),
         "layer": np.tile(np.repeat(np.arange(8), 8), k), "dose": np.tile(np.arange(8) + 1.0, 8 * k),
-        "value": values.ravel(), "control": "one",
+        "value": values.ravel(), "control": "one", "known": 1.0, "control_known": 1.0,
     })  # fmt: skip
 
 

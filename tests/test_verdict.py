@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 
 from analysis.detection import Naming, guess_prior, naming
+from analysis.findings import JUDGED
+from analysis.gather import gather
 from analysis.inference import Contrast, Missing, crossing, pairs
 from analysis.load import BOTH, VERDICT, Run, open_run
+from analysis.report import write_report
+from analysis.sections import Declared, sections
 from analysis.sequential import Watched, watch_difference
 from analysis.verdict import Verdict, verdict
 from sweep.__main__ import main
@@ -24,6 +30,7 @@ sampling = {{ temperature = 1.0 }}
 
 [[experiments]]
 protocol = "injected_thought"
+report = "both"
 prompts = ["plain"]
 arms = ["none", "concept", "random", "wrong_concept"]
 layers = [4]
@@ -89,6 +96,45 @@ def test_the_others_do_not_and_the_control_that_gives_them_away_is_named(
     assert found.kind == "does not introspect"
     assert found.given_away_by[0] == control
     assert found.reason
+
+
+@pytest.fixture(scope="module")
+def told(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the report's own verdict says of each subject, through the command. The experiment reads log-odds beside its
+    text and its controls do not, which is no other setting for a verdict."""
+    out = tmp_path_factory.mktemp("report")
+    declared = {name: Declared(layer=4, strength=4.0) for name in JUDGED}
+    found = write_report(run.path, declared, files=False, out=out).verdicts
+    return dict(line.split(", injected thought", 1) for line in found)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("subject", "says", "control"),
+    [
+        ("oracle", "It introspects.", None),
+        ("random", "It does not introspect.", "nothing injected"),
+        ("always_yes", "It does not introspect.", "nothing injected"),
+        ("damage_detector", "It does not introspect.", "a random direction"),
+        ("token_promoter", "It does not introspect.", "the word once yes is put in its mouth"),
+        ("always_no", "The instrument is uninformative.", None),
+    ],
+)
+def test_the_report_says_the_verdict_and_the_control(
+    told: dict[str, str], subject: str, says: str, control: str | None
+) -> None:
+    assert says in told[subject]
+    assert "At layer 4, strength 4, declared before the run." in told[subject]
+    assert ("Given away by: " in told[subject]) == (control is not None)
+    assert control is None or f"Given away by: {control}" in told[subject]
+
+
+def test_a_control_in_another_template_is_no_control_of_this(run: Run) -> None:
+    gathered = gather(run.path)
+    unknown = replace(gathered, plan=replace(gathered.plan, asking={}))  # then a setting is only like itself
+    cell = {"injected_thought": Declared(layer=4, strength=4.0)}
+    found = {each.model: each.verdict for each in sections(unknown, cell) if each.protocol == "injected_thought"}
+    assert isinstance(found["oracle"], Verdict)
+    assert found["oracle"].kind == "undecided"
 
 
 def test_silence_without_a_positive_control_is_no_null(trials: pl.DataFrame) -> None:
@@ -179,6 +225,8 @@ def test_a_cell_that_was_declared_may_be_watched(trials: pl.DataFrame) -> None:
     ):  # fmt: skip
         mine = trials.filter(model=subject, protocol="injected_thought")
         one, other = (mine.filter(arm=arm) for arm in ("concept", against))
-        found = watch_difference(pairs(one, other, VERDICT + "detected", crossing(other)), each=1, cells=3)
+        found = watch_difference(
+            pairs(one, other, VERDICT + "detected", crossing(other)), dict.fromkeys(WORDS, 1), cells=3
+        )
         assert isinstance(found, Watched)
         assert found.rejected == passes, (subject, against, found)
