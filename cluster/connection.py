@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import ray
@@ -22,15 +23,18 @@ def connect(address: str | None, cores: int) -> Path | None:
     if address:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         return None
-    temporary = _temporary()
-    ray.init(
-        address="local",
-        num_cpus=max(cores, os.cpu_count() or 1),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=str(temporary),
-    )
+    with ExitStack() as undone:
+        temporary = _temporary()
+        undone.callback(disconnect, temporary)
+        ray.init(
+            address="local",
+            num_cpus=max(cores, os.cpu_count() or 1),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(temporary),
+        )
+        undone.pop_all()
     return temporary
 
 

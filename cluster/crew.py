@@ -6,22 +6,26 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import re
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 
 from cluster import placement
 from cluster.actor import Follower, Replica, Task
 from cluster.gpus import GpuTaken
 from cluster.placement import Need, Survey
-from sweep.pool import NoRoom
+from sweep.pool import NoRoom, ReplicaLost
 
-REASON = 600  # characters kept of why Ray says that a process was lost
+REASON = 600  # characters at most of why Ray says that a process was lost
+DIED = "its worker process has died"  # what Ray says of a process that ended on a machine that stays
+FACT = re.compile(r"\t(class_name|actor_id|pid|name|namespace|ip): ")  # before Ray says why
 CALLS = 3  # at an actor besides its leases
 START = 90.0  # seconds that a process may take; its model is loaded later
 STARTS = 5  # in a row that may fail, with no replica there, before it is given up
@@ -40,7 +44,7 @@ class Seated:
     ranks: tuple[Any, ...]  # actors, the first of which leads
     nodes: tuple[str, ...]
     leases: int = 0
-    why: str | None = None  # what ended it, where its leader's end does not say so
+    lost: ReplicaLost | None = None  # what ended it, where its leader's end does not say so
 
 
 class Crew:
@@ -56,6 +60,8 @@ class Crew:
         self._waiting: dict[str, PlacementGroup] = {}  # for room on a machine
         self._starting: dict[str, asyncio.Task[None]] = {}
         self.seated: dict[str, Seated] = {}
+        self._since: dict[str, float] = {}  # when each that holds a place got it, or was counted last
+        self._held = 0.0  # seconds of those that hold none any more, and that were not taken
         self._leaving: list[PlacementGroup] = []
         self._left_alone: list[PlacementGroup] = []  # kept, so that Ray gives these GPUs to nobody of ours again
         self.draining: Collection[str] = ()
@@ -79,6 +85,18 @@ class Crew:
             self._tending.result()
         return 0 if self._hopeless else max(0, self._goal - self._staying)
 
+    def take_held(self) -> float:
+        """Seconds since this was asked before, of all that hold a place, from when they got it."""
+        for name in tuple(self._since):
+            self._gave_back(name)
+            self._since[name] = time.monotonic()
+        held, self._held = self._held, 0.0
+        return held
+
+    def _gave_back(self, name: str) -> None:
+        now = time.monotonic()
+        self._held += now - self._since.pop(name, now)
+
     async def first(self) -> None:
         """Until a replica is there. Raises NoRoom, with what each machine has."""
         due = time.monotonic() + TELL
@@ -100,8 +118,14 @@ class Crew:
         self.draining = frozenset(self.draining).difference({name})
         for rank in there.ranks:
             ray.kill(rank, no_restart=True)
+        self._gave_back(name)
         self._leaving.append(there.group)
         self._poked.set()
+
+    def lost(self, name: str, there: Seated, error: RayError) -> ReplicaLost:
+        """What a driver is told of one whose leader's process cannot be reached any more. That its machine was to go
+        anyway says as little of what it was at as that it went."""
+        return there.lost or ReplicaLost(reason(error), died=died(error) and name not in self.draining)
 
     async def close(self) -> None:
         """Every process and every place is given back."""
@@ -133,7 +157,8 @@ class Crew:
             changed = before != (len(self._waiting), len(self._starting), len(self.seated))
             pause = SOON if changed else min(2 * pause, LATER)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._poked.wait(), pause)
+                async with asyncio.timeout(pause):  # wait_for could swallow the end of this task (Python 3.11)
+                    await self._poked.wait()
                 pause = SOON
             self._poked.clear()
 
@@ -144,6 +169,7 @@ class Crew:
         for name in [name for name, task in self._starting.items() if task.done()]:
             self._starting.pop(name).result()
         for name, nodes in found.placed.items():
+            self._since[name] = time.monotonic()
             self._starting[name] = asyncio.create_task(self._start(name, self._waiting.pop(name), nodes))
         self._drain(found)
         await self._fill(found)
@@ -207,6 +233,7 @@ class Crew:
     def _not_started(self, name: str, group: PlacementGroup, ranks: Sequence[Any], error: Exception) -> None:
         self._trouble = str(error) if isinstance(error, GpuTaken) else reason(error)
         log.warning("%s did not start: %s", name, self._trouble)
+        self._gave_back(name)
         for rank in ranks:
             ray.kill(rank, no_restart=True)
         if isinstance(error, GpuTaken):
@@ -222,11 +249,26 @@ class Crew:
             await rank.hold.remote()
         except RayError as error:
             if there := self.seated.get(name):
-                there.why = f"a rank of it was lost: {reason(error)}"
+                there.lost = ReplicaLost(f"a rank of it was lost: {reason(error)}", died=died(error))
                 ray.kill(there.ranks[0], no_restart=True)
 
 
+def died(error: RayError) -> bool:
+    """Did a process end by itself, as far as Ray can tell? One that our own hand, a drain or its machine ended did
+    not."""
+    return isinstance(error, OutOfMemoryError) or (isinstance(error, ActorDiedError) and DIED in str(error))
+
+
 def reason(error: Exception) -> str:
-    """One line. Ray's own is long, and says at its end how the process exited."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= REASON else f"{text[: REASON // 2]} ... {text[-REASON // 2 :]}"
+    """One whole line that says why: of Ray's own text without the facts before it, or of what an actor raised the last
+    line. Of one that is too long, its first sentences."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not FACT.match(line)]
+    if isinstance(error, RayTaskError) or (isinstance(error, ActorDiedError) and error.actor_init_failed):
+        lines = lines[-1:]
+    elif len(lines) > 1 and lines[0] == ActorDiedError.BASE_ERROR_MSG:
+        lines = lines[1:]
+    text = " ".join(" ".join(lines).split())
+    if len(text) > REASON:
+        sentences = text[:REASON].rfind(". ") + 1
+        text = text[:sentences] if sentences else shorten(text, REASON, placeholder=" …")
+    return f"{type(error).__name__}: {text}"

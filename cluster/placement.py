@@ -132,7 +132,7 @@ def _has(machine: Machine) -> str:
 
 def _remedy(need: Need) -> str:
     if need.gpus > 1 or (not need.gpus and need.cpus > 1):
-        return "lower it with --serve tensor_parallel=N"
+        return "lower it with --serve tensor_parallel=N or --serve pipeline_parallel=N"
     return "lower it with --serve pipeline_parallel=N" if need.ranks > 1 else "see `ray status` for who holds them"
 
 

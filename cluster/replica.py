@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,14 @@ from ray.exceptions import RayError, RayTaskError
 from cluster import placement
 from cluster.actor import Task
 from cluster.connection import connect, disconnect
-from cluster.crew import Crew, reason
+from cluster.crew import Crew, Seated, reason
 from cluster.kit import DEFAULT
 from cluster.metrics import LOSSES
-from cluster.weights import EVERY, Arrivals
+from cluster.weights import EVERY, SILENT, Arrivals
 from sweep.block import Block
 from sweep.grading.judge import Judge
 from sweep.place import absolute
-from sweep.pool import NoRoom, ReplicaLost
+from sweep.pool import ReplicaLost
 from sweep.scheduler import Lease
 from sweep.serving import ServingFor, gpus_each, leases_in_flight
 from sweep.store import Store
@@ -37,6 +39,7 @@ class RayPool:
     def __init__(self, crew: Crew, in_flight: int, models: Mapping[str, Model], temporary: Path | None = None) -> None:
         self._crew, self.in_flight, self._models, self._temporary = crew, in_flight, models, temporary
         self._arrivals = Arrivals()
+        self._unsent: set[int] = set()
 
     @property
     def gpus(self) -> float:
@@ -54,21 +57,39 @@ class RayPool:
     def coming(self) -> int:
         return self._crew.coming
 
+    @property
+    def unsent(self) -> Collection[int]:
+        return self._unsent
+
+    def take_held(self) -> float:
+        return self._crew.take_held()
+
     async def submit(self, replica: str, lease: Lease) -> Done:
         there = self._crew.seated.get(replica)
         if there is None:
             raise ReplicaLost("it had ended before the lease reached it")
         there.leases += 1
         try:
-            if (model := self._models.get(lease.group)) is not None:
-                await self._arrivals.wait(there.nodes[0], model, lambda: _fetch(there.ranks[0], model))
+            await self._weights(there, lease)
             return await there.ranks[0].run.remote(lease)
         except RayTaskError as error:  # what the worker raised there
             raise (error.cause if isinstance(error.cause, Exception) else error) from error
         except RayError as error:  # the actor died or cannot be reached: no difference to us, it will be another one
-            raise ReplicaLost(there.why or reason(error)) from error
+            raise self._crew.lost(replica, there, error) from error
         finally:
             there.leases -= 1
+
+    async def _weights(self, there: Seated, lease: Lease) -> None:
+        """Until they are on the replica's machine; of many machines most wait for their turn."""
+        if (model := self._models.get(lease.group)) is None:
+            return
+        self._unsent.add(lease.id)
+        try:
+            await self._arrivals.wait(there.nodes[0], model, lambda: _fetch(there.ranks[0], model))
+        except RayError as error:  # the lease was never sent: that says nothing of it
+            raise ReplicaLost(reason(error)) from error
+        finally:
+            self._unsent.remove(lease.id)
 
     def replace(self, replica: str) -> None:
         LOSSES.inc(1, {"replica": replica})
@@ -94,12 +115,17 @@ class RayPool:
 
 async def _fetch(leader: Any, model: Model) -> None:
     """Its progress is told here: a replica's own output goes to a file on its machine. Raises ReplicaLost where that
-    machine cannot have the weights: another one may."""
+    machine cannot have the weights, or says nothing of them for too long: another one may."""
     task = asyncio.ensure_future(_answer(leader.fetch.remote(model)))
+    said = time.monotonic()
     while not task.done():
         await asyncio.wait({task}, timeout=EVERY)
         for line in await leader.news.remote():
             log.warning("%s", line)
+            said = time.monotonic()
+        if not task.done() and time.monotonic() > said + SILENT:
+            task.cancel()
+            raise ReplicaLost(f"the weights of {model.name} do not arrive there: no word of them in {SILENT:g} s")
     try:
         task.result()
     except RayTaskError as error:
@@ -135,8 +161,9 @@ async def open_ray(
     choice on GPUs. Raises NoRoom where there is room for none, or on this machine for fewer than asked.
     """
     each, ranks = gpus_each(blocks, serving), placement.ranks_each(blocks, serving)
-    temporary = connect(address, (replicas or 1) * each * ranks)
-    try:
+    async with AsyncExitStack() as undone:  # whatever goes wrong before there is a pool, which closes all
+        temporary = connect(address, (replicas or 1) * each * ranks)
+        undone.callback(disconnect, temporary)
         machines = list(placement.survey({}).machines.values())
         room = placement.packed(blocks, serving) if address else None
         need = placement.share(machines, replicas, each=each, ranks=ranks, packed=room, fixed=address is None)
@@ -148,16 +175,10 @@ async def open_ray(
             judge=judge,
             part=need.gpus,
         )
-    except NoRoom:
-        disconnect(temporary)
-        raise
-    models = {group_of(block.model, block.template): block.model for block in blocks}
-    in_flight = leases_in_flight(blocks, serving)
-    crew = Crew(task, need, replicas, in_flight)
-    pool = RayPool(crew, in_flight, models, temporary)
-    try:
+        models = {group_of(block.model, block.template): block.model for block in blocks}
+        in_flight = leases_in_flight(blocks, serving)
+        crew = Crew(task, need, replicas, in_flight)
+        undone.push_async_callback(crew.close)
         await crew.first()
-    except BaseException:
-        await pool.close()
-        raise
-    return pool
+        undone.pop_all()
+        return RayPool(crew, in_flight, models, temporary)

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from sweep.identity import digest
 from sweep.models import load_path
@@ -18,6 +19,9 @@ from sweep.trial import Model
 
 AT_ONCE = 4  # machines: a hub or a shared file system that a hundred ask together serves none of them
 EVERY = 15.0  # seconds between two lines of progress
+WAITING = 600.0  # the same of one that waits for another process's
+SILENT = 3600.0  # seconds without any line after which they do not arrive
+LOOK = 0.2  # seconds between two looks whether it is done
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken")  # weights from safetensors only
 
 Download = Callable[[str, str, Callable[[str], None]], object]  # repository, commit, who hears of progress
@@ -73,12 +77,21 @@ def _sole(what: str, tell: Callable[[str], None]) -> Generator[None]:
     """One process of this machine at a time; a lock that ends with its process."""
     path = Path(tempfile.gettempdir()) / f"sweep-weights-{os.getuid()}-{digest('weights', what)[:16]}.lock"
     with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            tell(f"another process of this machine fetches {what}: waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        due = time.monotonic()
+        while not _locked(lock):
+            if time.monotonic() >= due:
+                due += WAITING
+                tell(f"another process of this machine fetches {what}: waiting for it")
+            time.sleep(LOOK)
         yield
+
+
+def _locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _snapshot(name: str, commit: str, tell: Callable[[str], None]) -> None:

@@ -10,13 +10,15 @@ from typing import Literal
 Charge = Literal["errors", "losses"]
 SUSPECT = 3  # different shards that failed at a replica in a row: it is not theirs
 HOPELESS = 5  # different shards that failed everywhere in a row: it is not theirs either
+OWN = "in-process"  # the replica that is the process of its driver, and ends with it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budgets:
-    """How often one shard may fail before it is split: by its own errors, and by losses of the machine it was on.
+    """How often one shard may fail before it is split: by its own errors, and by losses of the replica it was at.
 
-    A half of a shard whose budget is spent may not fail once more.
+    A half of a shard whose budget is spent may not fail once more where that speaks against it; a loss that does not,
+    such as that of a whole machine, has the same budget again.
     """
 
     errors: int = 3
@@ -30,11 +32,28 @@ class Spent:
     leases: int = 0
     errors: int = 0
     losses: int = 0
+    deaths: int = 0  # of the losses, those that speak against it: its process ended or hung, and its machine did not
     reason: str = ""  # of the last failure
 
     @property
     def failures(self) -> int:
         return self.errors + self.losses
+
+    def add(self, to: Charge, reason: str, *, evident: bool) -> None:
+        """One more. A loss is evidence against the shard only where it is `evident`; else it has to be repeated."""
+        self.errors += to == "errors"
+        self.losses += to == "losses"
+        self.deaths += to == "losses" and evident
+        self.reason = reason
+
+    def over(self, budgets: Budgets, *, half: bool) -> bool:
+        if half and (self.errors or self.deaths):
+            return True
+        return self.errors >= budgets.errors or self.losses >= budgets.losses
+
+    def proven(self, budgets: Budgets) -> bool:
+        """Of one trial that stands alone and is over: is it poison? One death may have been a chance."""
+        return self.errors > 0 or self.deaths > 1 or self.losses >= budgets.losses
 
 
 @dataclass(kw_only=True)

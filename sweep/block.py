@@ -10,13 +10,29 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import TypeAdapter
 
-from sweep.identity import canonical, digest, digest_pair, mix, permuted, prompt_identity, seed_base, seed_from
-from sweep.material import NO_DRAWS, Draws, Picks, concept_vector
+from sweep.identity import (
+    as_dosed,
+    canonical,
+    digest,
+    digest_pair,
+    hexadecimal,
+    mix,
+    model_identity,
+    nameless,
+    permuted,
+    prompt_identity,
+    seed_base,
+    seed_from,
+    source_digest,
+    split_of,
+    summed,
+)
+from sweep.material import DRAWN, NO_DRAWS, Draws, Material, Pair, Picks
 from sweep.trial import (
     Arm,
     Direction,
@@ -25,6 +41,7 @@ from sweep.trial import (
     Model,
     Norm,
     Prompt,
+    Question,
     Report,
     Sampling,
     Source,
@@ -33,19 +50,25 @@ from sweep.trial import (
     StrengthRule,
     Template,
     Trial,
-    VectorFile,
 )
 
 ID_VERSION = 1
-DEV_SHARE = 1 / 3
 AXES = ("prompts", "items", "arms", "layers", "strengths", "spans", "repeats")
-_CHANGES = {
-    "concept": "none",
-    "wrong_concept": "none",
-    "random": "random",
-    "shuffled": "shuffled",
-    "negated": "negated",
-}
+REMEMBERED = 1 << 14  # injections of a block, of which there may be millions
+LATER = ("questions", "direction", "states")  # not in the key of a block without them: older runs have no others
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Twins:
+    """What the trials of one prompt, item and arm have in common, beside what all of the block do."""
+
+    pair: Pair  # what they add to their ids
+    seed: int  # see seed_from
+    split: Literal["dev", "confirm"]
+    others: tuple[str, ...]
+    direction: Direction | None
+    shading: tuple[Direction, ...]
+    question: Question | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +90,9 @@ class Block:
     sentences: tuple[str, ...] = ()
     shading: tuple[str, ...] = ()  # words
     draws: Draws = NO_DRAWS
+    questions: tuple[Question, ...] = ()  # which the items are then the names of
+    direction: Source | None = None  # what is injected, in place of the item's own
+    states: bool = False  # hidden states are kept
     # the axes
     prompts: tuple[Prompt, ...]
     items: tuple[str, ...]
@@ -123,9 +149,11 @@ class Block:
         if controls and not self.draws.reads:
             unread |= {"vector_prompt", "baseline"}
         shading = [source_digest(self.source(word)) for word in self.shading]
-        material = [self.sentences, shading, self.draws] if self.draws != NO_DRAWS else []
+        material: list[Any] = [self.sentences, shading, self.draws] if self.draws != NO_DRAWS else []
+        material += [{"direction": source_digest(self.direction)}] if self.direction and not controls else []
+        material += [{"states": True}] if self.states else []
         return canonical(
-            [ID_VERSION, _model_identity(self.model), *(getattr(self, n) for n in names if n not in unread), *material]
+            [ID_VERSION, model_identity(self.model), *(getattr(self, n) for n in names if n not in unread), *material]
         )
 
     def values(self, axis: str) -> tuple[str, ...]:
@@ -143,24 +171,23 @@ class Block:
         if axis == "prompts":
             return tuple(prompt_identity(prompt) for prompt in values)
         if axis == "items":
-            own = {name: nameless(source) for name, source in self._own_source.items()}
-            return tuple(canonical([item, own.get(item), *self._given(item)]) for item in values)
+            own = {source.name: nameless(source) for source in self.sources}
+            return tuple(
+                canonical([item, own.get(item), *self._given(item), *([q] if (q := self._question(item)) else [])])
+                for item in values
+            )
         return tuple(canonical(value) for value in values)
 
+    def _question(self, item: str) -> Question | None:
+        return self._questions.get(item)
+
     @cached_property
-    def _own_source(self) -> dict[str, Source]:
-        return {source.name: source for source in self.sources}
+    def _questions(self) -> dict[str, Question]:
+        return {question.name: question for question in self.questions}
 
     def source(self, item: str) -> Source:
-        """The direction that an item names: one of the spec's own, or the word's concept vector."""
-        if item not in self._sources:
-            own = self._own_source.get(item)
-            self._sources[item] = own or concept_vector(item, self.vector_prompt, self.baseline)
-        return self._sources[item]
-
-    @cached_property
-    def _sources(self) -> dict[str, Source]:
-        return {}
+        """What is injected for an item."""
+        return self._material.source(item)
 
     def direction_sources(self) -> list[Source]:
         """Every source that the block's injections need, each once."""
@@ -193,7 +220,8 @@ class Block:
         indices = self._product_indices(ordinals)
         coordinates = np.unravel_index(indices.astype(np.int64), self.shape)
         order = np.lexsort((indices, coordinates[1], coordinates[0]))
-        return [self._trial(int(indices[i]), [int(axis[i]) for axis in coordinates]) for i in order]
+        places = zip(*(axis[order].tolist() for axis in coordinates), strict=True)
+        return [self._trial(index, at) for index, at in zip(indices[order].tolist(), places, strict=True)]
 
     def _product_indices(self, ordinals: np.ndarray) -> np.ndarray:
         if self.indices is not None:
@@ -201,53 +229,92 @@ class Block:
         return permuted(ordinals, self.size, key=int(self.key, 16))
 
     def _trial(self, index: int, at: Sequence[int]) -> Trial:
-        prompt, item, arm = self.prompts[at[0]], self.items[at[1]], self.arms[at[2]]
-        repeat = self.repeats[at[6]]
-        injections = self._injections(item, arm, repeat, at)
-        seed = self._seed(at[0], item, repeat)
+        item, arm, repeat, orders = self.items[at[1]], self.arms[at[2]], self.repeats[at[6]], self.draws.orders
+        twins = self._twins(at[0], item, arm)
+        injections, injected = self._injected(item, arm, repeat, at)
+        seed = seed_from(twins.seed, repeat)
         return Trial(
-            id=self._id(item, arm, injections, repeat, at),
+            id=hexadecimal(summed([twins.pair, injected, digest_pair("repeat", repeat)])),
             block=self.key,
             index=index,
             model=self.model,
             template=self.template,
             sampling=self.sampling,
             protocol=self.protocol,
-            prompt=prompt,
+            prompt=self.prompts[at[0]],
             item=item,
             arm=arm,
             injections=injections,
             repeat=repeat,
             seed=seed,
             number=1 + mix(seed, "trial number") % 10,
-            split=split_of(item),
+            split=twins.split,
             report=self.report,
-            sentences=self._picks.sentences(item, repeat // self.draws.orders),
-            order=repeat % self.draws.orders,
-            others=self._given(item),
-            direction=Direction(source=self.source(item)) if self.draws.reads else None,
-            shading=tuple(direction for word, direction in self._shading if word.lower() != item.lower()),
+            sentences=self._picks.sentences(item, repeat // orders),
+            order=repeat % orders,
+            others=twins.others,
+            direction=twins.direction,
+            shading=twins.shading,
+            question=twins.question,
+            states=self.states,
         )
 
-    def _seed(self, prompt: int, item: str, repeat: int) -> int:
-        """seed_of, which thousands of trials have in common but for the repeat."""
-        if (prompt, item) not in self._seeds:
-            self._seeds[prompt, item] = seed_base(self.protocol, self.prompts[prompt], item)
-        return seed_from(self._seeds[prompt, item], repeat)
+    def _twins(self, prompt: int, item: str, arm: Arm) -> _Twins:
+        if (prompt, item, arm) not in self._all_twins:
+            question, others = self._question(item), self._given(item)
+            self._all_twins[prompt, item, arm] = _Twins(
+                pair=summed(self._pairs(prompt, item, arm)),
+                seed=seed_base(self.protocol, self.prompts[prompt], item),
+                split=split_of(question.unit if question else item),
+                others=others,
+                direction=Direction(source=self.source(item)) if self.draws.reads else None,
+                shading=tuple(direction for word, direction in self._shading if word.lower() != item.lower()),
+                question=question,
+            )
+        return self._all_twins[prompt, item, arm]
 
     @cached_property
-    def _seeds(self) -> dict[tuple[int, str], int]:
+    def _all_twins(self) -> dict[tuple[int, str, Arm], _Twins]:
         return {}
+
+    def _pairs(self, prompt: int, item: str, arm: Arm) -> list[Pair]:
+        """What makes an id, but for the injection and the repeat."""
+        pairs = [digest_pair("common", self.common), digest_pair("prompt", self.values("prompts")[prompt])]
+        pairs += [digest_pair("item", item), digest_pair("arm", arm)]
+        if self.draws.others:  # which there are depends on the candidates
+            pairs.append(digest_pair("others", list(self._given(item))))
+        if self.questions:
+            pairs.append(digest_pair("question", canonical(self._question(item))))
+        if self.draws.reads:
+            pairs.append(digest_pair("reads", source_digest(self.source(item))))
+        return pairs
 
     @cached_property
     def _shading(self) -> list[tuple[str, Direction]]:
         return [(word, Direction(source=self.source(word))) for word in self.shading]
 
+    def _injected(self, item: str, arm: Arm, repeat: int, at: Sequence[int]) -> tuple[tuple[Injection, ...], Pair]:
+        """A trial's injections, and what they add to its id. Remembered, as the repeats of a cell share them."""
+        key = item, arm, repeat if arm in DRAWN else None, at[3], at[4], at[5]
+        if key not in self._all_injected:
+            if len(self._all_injected) >= REMEMBERED:
+                self._all_injected.clear()
+            injections = self._injections(item, arm, repeat, at)
+            direction = self._material.direction(item, arm, repeat)[1] if injections else None
+            # as one value each: swapping the layers of two is another trial
+            texts = [f"{direction} {each.layer} {self.values('strengths')[at[4]]} {each.span}" for each in injections]
+            self._all_injected[key] = injections, summed([digest_pair("injection", text) for text in texts])
+        return self._all_injected[key]
+
+    @cached_property
+    def _all_injected(self) -> dict[tuple[object, ...], tuple[tuple[Injection, ...], Pair]]:
+        return {}
+
     def _injections(self, item: str, arm: Arm, repeat: int, at: Sequence[int]) -> tuple[Injection, ...]:
         layer, strength = self.layers[at[3]], self.strengths[at[4]]
         if arm == "none" or layer is None or strength is None:
             return ()
-        direction, _ = self._direction(item, arm, repeat)
+        direction, _ = self._material.direction(item, arm, repeat)
         if isinstance(strength, StrengthRule):
             strength = replace(strength, of=self.source(item))
         span = self.spans[at[5]]
@@ -255,81 +322,29 @@ class Block:
             Injection(direction=direction, layer=layer, strength=strength, norm=self.norm, mode=self.mode, span=span),
         )
 
-    def _direction(self, item: str, arm: Arm, repeat: int) -> tuple[Direction, tuple[int, int]]:
-        """And what it adds to an id."""
-        drawn = repeat if arm in ("random", "shuffled") else None
-        if (item, arm, drawn) not in self._directions:
-            made = self._made(item, arm, drawn)
-            self._directions[item, arm, drawn] = made, _direction_pair(made)
-        return self._directions[item, arm, drawn]
-
-    def _made(self, item: str, arm: Arm, repeat: int | None) -> Direction:
-        source = self.source(self._picks.others(item)[0] if arm == "wrong_concept" else item)
-        draw = None if repeat is None else digest_pair("draw", [item, repeat])[0]
-        return Direction(source=source, change=_CHANGES[arm], draw=draw)  # pyright: ignore[reportArgumentType]
-
-    @cached_property
-    def _directions(self) -> dict[tuple[str, Arm, int | None], tuple[Direction, tuple[int, int]]]:
-        return {}
-
     def _given(self, item: str) -> tuple[str, ...]:
         """The other concepts that the item's trials are given."""
         return self._picks.others(item)[: self.draws.others] if self.draws.others else ()
 
     @cached_property
+    def _material(self) -> Material:
+        return Material(
+            vector_prompt=self.vector_prompt,
+            baseline=self.baseline,
+            own={source.name: source for source in self.sources},
+            questions=self._questions,
+            every=self.direction,
+            picks=self._picks,
+        )
+
+    @cached_property
     def _picks(self) -> Picks:
         return Picks(draws=self.draws, candidates=self.candidates, all_sentences=self.sentences)
-
-    def _id(self, item: str, arm: Arm, injections: tuple[Injection, ...], repeat: int, at: Sequence[int]) -> str:
-        """128 bits: the sum of each coordinate's digest, so that a million ids cost a million additions."""
-        parts = [digest_pair("common", self.common), digest_pair("prompt", self.values("prompts")[at[0]])]
-        parts += [digest_pair("item", item), digest_pair("arm", arm), digest_pair("repeat", repeat)]
-        if self.draws.others:  # which there are depends on the candidates
-            parts.append(digest_pair("others", list(self._given(item))))
-        if self.draws.reads:
-            parts.append(digest_pair("reads", source_digest(self.source(item))))
-        strength = self.values("strengths")[at[4]]
-        for injection in injections:  # as one value each: swapping the layers of two is another trial
-            direction = self._direction(item, arm, repeat)[1]
-            parts.append(digest_pair("injection", f"{direction} {injection.layer} {strength} {injection.span}"))
-        low, high = (sum(part[i] for part in parts) % (1 << 64) for i in (0, 1))
-        return f"{high:016x}{low:016x}"
-
-
-# -- identity ---------------------------------------------------------------------------------------------------------
-
-
-def _model_identity(model: Model) -> list[Any]:
-    return [model.digest, model.dtype, model.quantisation, model.engine]
-
-
-def _direction_pair(direction: Direction) -> tuple[int, int]:
-    return digest_pair("direction", canonical(replace(direction, source=nameless(direction.source))))
-
-
-def source_digest(source: Source) -> str:
-    """The name of a source's artefact: its recipe."""
-    return digest("source", canonical(nameless(source)))
-
-
-def nameless(source: Source) -> Source:
-    """A file is known by what is in it, wherever it lies."""
-    return replace(source, path="") if isinstance(source, VectorFile) else source
-
-
-def as_dosed(injection: Injection) -> Injection:
-    """What a dose is known by. Where an injection acts does not change its norm, but it does what is measured of it."""
-    measured = isinstance(injection.strength, StrengthRule) and injection.strength.rule == "kl_of_concept"
-    return injection if measured else replace(injection, span="protocol")
-
-
-def split_of(item: str) -> Any:
-    """dev for a third of the items, by hash: what is selected on dev is reported on confirm."""
-    return "dev" if digest_pair("split", item)[0] / 2**64 < DEV_SHARE else "confirm"
 
 
 BLOCK = TypeAdapter(Block)
 
 
 def to_json(block: Block) -> str:
-    return canonical(BLOCK.dump_python(block, mode="json"))
+    found = BLOCK.dump_python(block, mode="json")
+    return canonical({name: value for name, value in found.items() if value or name not in LATER})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ from sweep.store import Record, Store, StoreError
 ROWS = 20_000  # of a compact part, or a little more
 GROUP = 10_000  # rows of a row group at most
 KEEP = 24 * 3600.0  # seconds; much longer than a lease, and than a reader takes
+YOUNG = 3600.0  # seconds, whatever is to be kept: much longer than a writer takes from a part to its commit record
 ORDER = ("protocol", "item", "layer", "strength")  # of a trials part, for its statistics and for compression
 PART = re.compile(r"[^/]+-[0-9a-f]{12}\.(parquet|safetensors)")  # in its stage's folder, as `store.put` names it
 
@@ -93,18 +94,24 @@ def _sorted(table: pa.Table) -> pa.Table:
 
 def garbage(files: Store, keep: float = KEEP) -> Iterator[str]:
     """Files that nothing needs since `keep` seconds at least: replaced parts, parts that were never committed, and what
-    killed writers left half done. StoreError where a compact part is damaged: what it replaces is needed then."""
-    yield from sorted(path for path, age in files.ages(TMP).items() if age > keep)
+    killed writers left half done. Of these two none that is YOUNG: its writer may live, and be about to commit it.
+    StoreError where a compact part is damaged: what it replaces is needed then."""
+    yield from sorted(path for path, age in files.ages(TMP).items() if age > max(keep, YOUNG))
     for stage in ("directions", "doses", *stages(files)):
         yield from _of_stage(files, stage, keep)
+    states = _parts_of(files, "states")  # before the records are listed
+    records, _ = store.manifest(files, "trials")
+    named = {record["states"]["file"] for record in records.values() if "states" in record}
+    yield from _orphans(states, named, keep)
 
 
 def _of_stage(files: Store, stage: str, keep: float) -> Iterator[str]:
     """What is there is listed before what is committed, so that nothing that comes in between looks abandoned."""
-    old, old_compact = _old_parts(files, stage, keep), _old_parts(files, f"compact/{stage}", keep)
+    parts, compact_parts = _parts_of(files, stage), _parts_of(files, f"compact/{stage}")
     records, compact = store.manifest(files, stage)
-    yield from sorted(old - {record["file"] for record in records.values()})
-    yield from sorted(old_compact - {record["file"] for record in compact.values()})
+    named = {record["file"] for record in (*records.values(), *compact.values())}
+    yield from _orphans(parts | compact_parts, named, keep)
+    old = {path for path, age in parts.items() if age > keep}
     ages = files.ages(f"commits/compact/{stage}")
     for name, record in compact.items():
         sources = {each["file"] for each in record["replaces"].values()} & old
@@ -113,7 +120,11 @@ def _of_stage(files: Store, stage: str, keep: float) -> Iterator[str]:
             yield from sorted(sources)
 
 
-def _old_parts(files: Store, stage: str, keep: float) -> set[str]:
-    """Not those of stages inside it, nor what else a stage keeps, such as a judge's answers."""
-    found = files.ages(stage)
-    return {path for path, age in found.items() if age > keep and PART.fullmatch(path.removeprefix(f"{stage}/"))}
+def _orphans(parts: Mapping[str, float], named: Container[str], keep: float) -> list[str]:
+    """Parts that no record names, and that nobody is about to commit."""
+    return sorted(path for path, age in parts.items() if path not in named and age > max(keep, YOUNG))
+
+
+def _parts_of(files: Store, stage: str) -> dict[str, float]:
+    """With their ages. Not those of stages inside it, nor what else a stage keeps, such as a judge's answers."""
+    return {path: age for path, age in files.ages(stage).items() if PART.fullmatch(path.removeprefix(f"{stage}/"))}

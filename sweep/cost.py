@@ -1,4 +1,7 @@
-"""What a run costs: the hours for which its replicas held GPUs, at a price, and the budget that they may not exceed."""
+"""What a run costs: the hours for which its replicas held GPUs, at a price, and the budget that they may not exceed.
+
+An hour is one of holding: it begins when a replica has its place, not when its model answers.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,11 @@ class Price:
 
     hour: float
     budget: float | None = None
+
+    @property
+    def bought(self) -> float | None:
+        """Hours that the budget buys."""
+        return None if self.budget is None else self.budget / self.hour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +58,13 @@ def worth(hours: float, *, gpus: bool) -> str:
 
 
 class Account:
-    """Adds up what one driver's replicas hold, from looks at how many there are. `others`: hours of the run's other
-    drivers, asked once, and again now and then where there is a budget."""
+    """Adds up what one driver's replicas hold. `others`: hours of the run's other drivers, asked once, and again now
+    and then where there is a budget."""
 
     def __init__(self, price: Price | None, others: Callable[[], float]) -> None:
         self._price, self._others = price, others
-        self._seconds, self._held = 0.0, 0.0  # GPU-seconds until the last look; GPUs since
-        self._looked = self._asked = 0.0
+        self._seconds, self._held = 0.0, 0.0  # GPU-seconds until the last look; GPUs at it
+        self._asked = 0.0
         self._elsewhere: float | None = None
         self._gpus = False
 
@@ -64,12 +72,13 @@ class Account:
     def capped(self) -> bool:
         return self._price is not None and self._price.budget is not None
 
-    def look(self, now: float, replicas: int, gpus: float) -> None:
-        """`gpus`: what each replica has of them, 0 where there are none."""
+    def look(self, now: float, held: float, replicas: int, gpus: float) -> None:
+        """`held`: seconds of replicas since the last look. `gpus`: what each replica has of them, 0 where there are
+        none."""
         if self._elsewhere is None or (self.capped and now >= self._asked + AGAIN):
             self._elsewhere, self._asked = self._others(), now
-        self._seconds += self._held * (now - self._looked)
-        self._looked, self._held, self._gpus = now, replicas * (gpus or 1.0), gpus > 0
+        self._seconds += held * (gpus or 1.0)
+        self._held, self._gpus = replicas * (gpus or 1.0), gpus > 0
 
     def bill(self) -> Bill:
         return Bill(hours=self._seconds / HOUR, elsewhere=self._elsewhere or 0.0, gpus=self._gpus, price=self._price)

@@ -13,17 +13,18 @@ from collections.abc import Container
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from sweep.blame import Spent
+from sweep.blame import OWN, Charge, Spent
 from sweep.redact import redact
 from sweep.scheduler import Lease, Stage
 from sweep.store import Store
 
 Failure = Literal["lost", "stalled", "error", "contradiction"]
 Event = Failure | Literal["lease", "abandoned", "failed"]
-CHARGES: dict[str, str] = {"lost": "losses", "stalled": "losses", "error": "errors", "contradiction": "errors"}
+CHARGES: dict[str, Charge] = {"lost": "losses", "stalled": "losses", "error": "errors", "contradiction": "errors"}
 URGENT = frozenset({*CHARGES, "failed"})
 IN_ONE_GO = frozenset({"directions", "doses"})  # stages in which a lease's shards are not done one after the other
 INTERVAL = 5.0  # seconds that a lease may go unwritten; what goes wrong is written at once
+MANY = 2000  # shards that are noted at most before they are written, as all of them are in memory until then
 SILENT = 60.0  # seconds between two signs of life where nothing else happens
 ALIVE = "alive"
 
@@ -41,35 +42,49 @@ class Sign:
     gpus: bool
     price: float | None
     ended: str | None = None  # how; None while it goes on, and for ever if it was killed
+    bought: float | None = None  # hours that its budget bought, if it ended as they were spent
 
 
 class EventLog:
-    """One driver's events, oldest first. A lease that no later event of its driver ends was lost with the driver."""
+    """One driver's events, oldest first. A lease that no later event of its driver ends was lost with the driver.
 
-    def __init__(self, files: Store, driver: str) -> None:
-        self._store, self._driver = files, driver
+    `grades`: the stage of the grader whose leases are those of the stage "grades".
+    """
+
+    def __init__(self, files: Store, driver: str, grades: str | None = None) -> None:
+        self._store, self._driver, self._grades = files, driver, grades
         self._events: list[dict[str, Any]] = []
         self._files = 0
+        self._named = 0  # shards in those
         self._due = self._silent = 0.0
         self._sign: Sign | None = None
 
     def note(
-        self, event: Event, lease: Lease, reason: str | None = None, shards: tuple[str, ...] | None = None
+        self,
+        event: Event,
+        lease: Lease,
+        reason: str | None = None,
+        shards: tuple[str, ...] | None = None,
+        *,
+        evident: bool | None = None,
     ) -> None:
-        """`shards`: which of the lease's it concerns, if not all."""
+        """`shards`: which of the lease's it concerns, if not all. `evident`: does a loss speak against them?"""
         self._events.append(
             {
                 "time": time.time(),
                 "event": event,
                 "stage": lease.stage,
+                "grades": self._grades if lease.stage == "grades" else None,
                 "lease": lease.id,
                 "replica": lease.replica,
                 "shards": lease.shards if shards is None else shards,
                 "attempts": lease.attempts,
                 "reason": reason and redact(reason),
+                "evident": evident,
             }
         )
-        if event in URGENT:
+        self._named += len(lease.shards)
+        if event in URGENT or self._named > MANY:
             self._due = 0.0
 
     def alive(self, sign: Sign) -> None:
@@ -83,52 +98,53 @@ class EventLog:
         if due or (self._sign is not None and now >= self._silent):
             self._write(now)
 
-    def close(self, ended: str) -> None:
+    def close(self, ended: str, bought: float | None = None) -> None:
         """Say how it ended, if it ever said anything."""
         if self._files and self._sign is not None:
-            self._sign = replace(self._sign, ended=ended)
+            self._sign = replace(self._sign, ended=ended, bought=bought)
             self._write(time.monotonic())
 
     def _write(self, now: float) -> None:
         data = "".join(json.dumps(event) + "\n" for event in (*self._events, *self._signs()))
         self._store.write(f"events/{self._driver}-{self._files:06d}.jsonl", data.encode())
         self._files += 1
-        self._events = []
+        self._events, self._named = [], 0
         self._due, self._silent = now + INTERVAL, now + SILENT
 
     def _signs(self) -> list[dict[str, Any]]:
         """In a form that no reader of leases takes for one."""
         if self._sign is None:
             return []
-        nothing = {"lease": None, "replica": None, "shards": [], "attempts": [], "reason": None}
+        nothing = {"grades": None, "lease": None, "replica": None, "shards": [], "attempts": [], "reason": None}
         facts = asdict(self._sign)
         doing = facts.pop("stage")
         of = {"pid": os.getpid(), "host": socket.gethostname(), "at": doing, **facts}
         return [{"time": time.time(), "event": ALIVE, "stage": None, **nothing, **of}]
 
 
-def spent(files: Store, stage: Stage, shards: Container[str]) -> dict[str, Spent]:
-    """What each of these shards, which are not committed, has cost. After a run failed on one it begins anew.
+def spent(files: Store, stage: Stage, shards: Container[str], grades: str | None = None) -> dict[str, Spent]:
+    """What each of these shards, which are not committed, has cost. After a run failed on one it begins anew. Of the
+    stage "grades", by the grader whose stage is `grades`: what another met says nothing.
 
-    What a driver had leased when it was killed was lost with it; what one has that lives is not.
+    What a driver had leased when it was killed says nothing either: its replicas were not lost, they were ended with
+    it. Only of the replica that was the driver's own process a loss is counted, though not as evidence.
     """
     result: dict[str, Spent] = {}
     living = {driver for driver, sign in signs(files).items() if _lives(sign)}
-    open_leases: dict[tuple[str, int], tuple[str, ...]] = {}
+    own: dict[tuple[str, int], tuple[str, ...]] = {}  # leases of drivers' own processes that nothing has ended
     for driver, event in read(files):
-        if event["stage"] != stage:
+        if event["stage"] != stage or event.get("grades") != grades:
             continue
         key = driver, event["lease"]
-        if event["event"] == "lease":
-            open_leases[key] = tuple(event["shards"])
-        else:
-            open_leases.pop(key, None)
+        own.pop(key, None)
+        if event["event"] == "lease" and event["replica"] == OWN:
+            own[key] = tuple(event["shards"])
         for shard in filter(shards.__contains__, event["shards"]):
-            _count(result.setdefault(shard, Spent()), event["event"], event["reason"])
-    for lost in (names for (driver, _), names in open_leases.items() if driver not in living):
+            _count(result.setdefault(shard, Spent()), event)
+    for lost in (names for (driver, _), names in own.items() if driver not in living):
         undone = list(filter(shards.__contains__, lost))
         for shard in undone if stage in IN_ONE_GO else undone[:1]:  # only the first can have been begun
-            _count(result[shard], "lost", "the driver was lost that had leased it")
+            result[shard].add("losses", "the driver ended that was at it", evident=False)
     return result
 
 
@@ -151,15 +167,14 @@ def _is_there(pid: int) -> bool:
     return True
 
 
-def _count(spent: Spent, event: str, reason: str | None) -> None:
-    if event == "lease":
+def _count(spent: Spent, event: dict[str, Any]) -> None:
+    kind = event["event"]
+    if kind == "lease":
         spent.leases += 1
-    elif event == "failed":
-        spent.errors = spent.losses = 0
-    elif event in CHARGES:
-        charge = CHARGES[event]
-        setattr(spent, charge, getattr(spent, charge) + 1)
-        spent.reason = reason or spent.reason
+    elif kind == "failed":
+        spent.errors = spent.losses = spent.deaths = 0
+    elif kind in CHARGES:
+        spent.add(CHARGES[kind], event["reason"] or spent.reason, evident=event.get("evident") is True)
 
 
 def read(files: Store) -> list[tuple[str, dict[str, Any]]]:
@@ -186,6 +201,12 @@ def signs(files: Store) -> dict[str, dict[str, Any]]:
 def hours(files: Store, driver: str) -> float:
     """For which the replicas of all drivers but this one were held, as far as they said."""
     return sum(sign["hours"] for name, sign in signs(files).items() if name != driver)
+
+
+def broke(files: Store, bought: float) -> str | None:
+    """What a driver of the run said at its end whose budget bought as many hours or more, and was spent."""
+    ends = [sign for sign in signs(files).values() if (sign.get("bought") or -1.0) >= bought]
+    return max(ends, key=lambda sign: sign["time"])["ended"] if ends else None
 
 
 def _driver(path: str) -> str:

@@ -38,15 +38,15 @@ def prepare(store: Store, study: Study, spec: Path, *, retry_errors: bool, yes: 
     before = plan.load(store)
     remarks = _compare(before, study, yes)
     _keep(store, "specs", "toml", spec.read_bytes())
-    grown = plan.grow(store, study.blocks)
-    asked = [block.key for block in plan.asked(grown, study.blocks) if not block.attempt]
+    planned = plan.grow(store, study.blocks)
+    asked = [block.key for block in plan.asked(planned, study.blocks) if not block.attempt]
     document = {"spec": str(spec.resolve()), "blocks": asked, "grades": study.graders.stage}
     _keep(store, "asked", "json", json.dumps(document).encode())
     if retry_errors:
-        again = list(_retries(store, plan.asked(grown, study.blocks)))
+        again = _retry(store, study.blocks)
         remarks.append(f"{sum(block.size for block in again):,} trials that ended in an error are tried again")
-        grown = _add(store, again) if again else grown
-    return Prepared(plan=grown, blocks=tuple(plan.asked(grown, study.blocks)), remarks=tuple(remarks))
+        planned = plan.load(store)
+    return Prepared(plan=planned, blocks=tuple(plan.asked(planned, study.blocks)), remarks=tuple(remarks))
 
 
 def _compare(before: Plan, study: Study, yes: bool) -> list[str]:
@@ -100,11 +100,11 @@ def _retries(store: Store, blocks: Sequence[Block]) -> Iterator[Block]:
             yield plan.retry(attempts[-1], failed)
 
 
-def _add(store: Store, blocks: Sequence[Block]) -> Plan:
-    """Another driver may add the same at the same time: a block that is there is not added again."""
+def _retry(store: Store, wanted: Sequence[Block]) -> list[Block]:
+    """Add what is to be tried again to the plan, by exclusive create. Whoever loses a race derives it anew: what the
+    other added is asked for already, and other trials may have ended in an error since."""
     while True:
         now = plan.load(store)
-        keys = {block.key for block in now.blocks}
-        new = [block for block in blocks if block.key not in keys]
-        if not new or plan.add(store, now, new):
-            return plan.load(store)
+        again = list(_retries(store, plan.asked(now, wanted)))
+        if not again or plan.add(store, now, again):
+            return again

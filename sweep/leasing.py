@@ -12,7 +12,7 @@ from sweep import splits, store
 from sweep.blame import Budgets
 from sweep.cost import Account, Price
 from sweep.engine import EngineDead, EngineUnavailable, InjectionContradiction
-from sweep.events import EventLog, Failure
+from sweep.events import CHARGES, EventLog, Failure
 from sweep.pace import Timing
 from sweep.pool import Pool, ReplicaLost
 from sweep.redact import redact
@@ -109,7 +109,7 @@ class Leasing:
     def _stand(self) -> None:
         """Look what the replicas cost, and say now and then how they stand."""
         now = time.monotonic()
-        self._context.account.look(now, len(self._pool.replicas), self._pool.gpus)
+        self._context.account.look(now, self._pool.take_held(), len(self._pool.replicas), self._pool.gpus)
         if now >= self._next_told:
             self._next_told = now + TICK
             self._tell_standing()
@@ -164,7 +164,7 @@ class Leasing:
                 self._landed(shard, lease.replica)
             self._scheduler.ended(lease, self._now)
         elif isinstance(error, ReplicaLost):
-            self._lost(lease, "lost", str(error))
+            self._lost(lease, "lost", str(error), evident=error.died)
         elif isinstance(error, InjectionContradiction):
             self._contradiction(lease, str(error))
         elif isinstance(error, EngineUnavailable):  # nothing would change by trying again
@@ -213,10 +213,11 @@ class Leasing:
     # -- what goes wrong
 
     def _replace_stalled(self) -> None:
+        self._scheduler.unsent(self._pool.unsent, self._now)
         for lease in self._scheduler.stalled(self._now):
-            self._lost(lease, "stalled", "nothing of its lease landed for far longer than a shard takes")
+            self._lost(lease, "stalled", "nothing of its lease landed for far longer than a shard takes", evident=True)
 
-    def _lost(self, lease: Lease, kind: Failure, reason: str) -> None:
+    def _lost(self, lease: Lease, kind: Failure, reason: str, *, evident: bool) -> None:
         """All leases of a lost replica are lost with it, and the first to say so speaks for them."""
         leases = self._scheduler.leases(lease.replica)
         if not leases and lease.replica not in self._pool.replicas:  # somebody spoke for it already
@@ -227,7 +228,7 @@ class Leasing:
         except ReplicaLost as error:
             raise RunFailed(f"{lease.replica}: {reason}, and {error}: run the same command again") from error
         for other in leases:
-            self._fail(other, kind, reason)
+            self._fail(other, kind, reason, evident=evident)
         self._scheduler.gone(lease.replica)
 
     def _contradiction(self, lease: Lease, reason: str) -> None:
@@ -241,16 +242,16 @@ class Leasing:
         if len(distrusted) >= CONTRADICTIONS:
             raise RunFailed(f"two replicas contradict their own receipts, no row would be safe: {reason}; report this")
 
-    def _fail(self, lease: Lease, kind: Failure, reason: str) -> None:
+    def _fail(self, lease: Lease, kind: Failure, reason: str, *, evident: bool = True) -> None:
         """Count it, but against nothing that was committed before whatever went wrong did."""
         reason = redact(reason)
         while (blamed := self._scheduler.blamed(lease)) and (late := self._committed(blamed)):
             for name in late:
                 self._landed(Finished(name=name), lease.replica)
-        self._log.note(kind, lease, reason, blamed)
+        self._log.note(kind, lease, reason, blamed, evident=evident)
         self._trouble(kind, lease.replica, blamed or lease.shards, reason)
         try:
-            spent = self._scheduler.charge(lease, "errors" if kind in ("error", "contradiction") else "losses", reason)
+            spent = self._scheduler.charge(lease, CHARGES[kind], reason, evident=evident)
         except RunFailed as error:
             self._log.note("failed", lease, reason, error.shards or blamed)
             raise
@@ -260,7 +261,8 @@ class Leasing:
         for name in spent:
             self._isolate(name, lease.replica, reason)
         if kind == "error" and self._scheduler.broken(lease.replica):
-            self._lost(lease, "lost", f"it failed at shard after shard, others did not; last: {reason}")
+            why = f"it failed at shard after shard, others did not; last: {reason}"
+            self._lost(lease, "lost", why, evident=False)
 
     def _committed(self, names: tuple[str, ...]) -> list[str]:
         return [name for name in names if store.record(self._files, self._commits, name) is not None]
@@ -268,7 +270,8 @@ class Leasing:
     def _isolate(self, name: str, replica: str, reason: str) -> None:
         """Cut a shard that keeps failing, so that in the end the trial that is to blame stands alone, and is a row."""
         if self._context.size(name) == 1:
-            self._scheduler.give_up(name, reason)
+            if self._scheduler.proven(name):
+                self._scheduler.give_up(name, reason)
             return
         splits.split(self._files, name, reason)
         self._landed(Finished(name=name), replica)

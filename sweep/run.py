@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import secrets
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from sweep import events, store
 from sweep.block import Block
-from sweep.cost import Account
+from sweep.cost import Account, Bill
 from sweep.events import EventLog
 from sweep.grading import RULES
 from sweep.grading.judge import Judge
@@ -29,6 +31,7 @@ from sweep.scheduler import RunFailed, Scheduler, Shard, Stage
 from sweep.splits import leaves
 from sweep.stopping import Stop, signals
 from sweep.store import Record, Store, StoreError
+from sweep.tally import tally
 from sweep.trial import StrengthRule
 from sweep.updates import OnProgress, Started, Summary
 from sweep.worker import direction_name, dose_name, group_of
@@ -36,6 +39,7 @@ from sweep.worker import direction_name, dose_name, group_of
 DOSES_PER_LEASE = 4096  # a number each
 MEASURED_PER_LEASE = 64  # doses that are measured, each at dozens of forward passes
 DIRECTIONS_PER_LEASE = 64  # their file is held in memory: at 80 layers of 8192, 170 MB
+STOPPED = "stopped: "  # before the reason, where a driver's last sign of life says how it ended
 
 
 async def drive(
@@ -80,7 +84,8 @@ async def _driven(driver: Driver, work: Awaitable[None], blocks: Sequence[Block]
             failed = redact(str(error))
         except Stopped as error:
             halted, stopped, broke = str(error) or None, True, isinstance(error, Broke)
-    driver.ended(f"failed: {failed}" if failed else f"stopped: {halted or 'it was asked to'}" if stopped else "done")
+    how = f"failed: {failed}" if failed else f"{STOPPED}{halted or 'it was asked to'}" if stopped else "done"
+    driver.ended(how, broke=broke)
     return replace(driver.summary(blocks), failed=failed, stopped=stopped, halted=halted, broke=broke)
 
 
@@ -101,12 +106,15 @@ def start(
     judge: Judge | None = None,
     limits: Limits | None = None,
 ) -> Summary:
-    """Open a pool, drive it, close it: for a caller without an event loop. A `judge` grades after the trials.
+    """Open a pool, drive it, close it: for a caller without an event loop. A `judge` grades after the trials. Where an
+    earlier driver had spent as large a budget no pool is opened: whoever starts such a job again would pay for it.
 
     Whatever a library prints meanwhile goes to stderr: a command's stdout is its answer.
     """
 
     async def main() -> Summary:
+        if (summary := _broke(files, blocks, grades, judge, limits)) is not None:
+            return summary
         pool = await open_pool()
         try:
             summary = await drive(files, blocks, pool, on_progress, grades=grades, limits=limits)
@@ -118,6 +126,24 @@ def start(
 
     with contextlib.redirect_stdout(sys.stderr):
         return asyncio.run(main())
+
+
+def _broke(
+    files: Store, blocks: Sequence[Block], grades: str, judge: Judge | None, limits: Limits | None
+) -> Summary | None:
+    """How the driver ended that spent this budget, if anything is left to be done."""
+    price = limits.price if limits else None
+    why = events.broke(files, price.bought) if price and price.bought is not None else None
+    if why is None:
+        return None
+    shards = set(leaves(in_order(blocks), store.splits(files)))
+    stages = ("trials", grades, *([judge.stage] if judge else []))
+    if all(shards <= store.committed(files, stage) for stage in stages):
+        return None
+    gpus = any(sign["gpus"] for sign in events.signs(files).values())
+    bill = Bill(hours=0.0, elsewhere=events.hours(files, ""), gpus=gpus, price=price)
+    found = counted(files, blocks, grades)
+    return replace(found, bill=bill, stopped=True, halted=why.removeprefix(STOPPED), broke=True)
 
 
 class Driver:
@@ -134,7 +160,7 @@ class Driver:
             files=files,
             pool=pool,
             tell=on_progress,
-            log=EventLog(files, self.name),
+            log=EventLog(files, self.name, grades),
             stop=self.stop,
             limits=limits,
             account=Account(limits.price, lambda: events.hours(files, self.name)),
@@ -146,12 +172,12 @@ class Driver:
         """Each stage is what is asked minus what is committed."""
         self._blocks = {block.key: block for block in blocks}
         self._context.models = {group_of(block.model, block.template): block.model.name for block in blocks}
-        await self._stage("directions", "directions", _directions(blocks), per_lease=DIRECTIONS_PER_LEASE)
-        await self._stage("doses", "doses", _doses(blocks), per_lease=_doses_per_lease(blocks))
-        group = {block.key: group_of(block.model, block.template) for block in blocks}
-        shards = (_shard(name, group[_key(name)]) for name in self._leaves(blocks))
+        await self._stage("directions", "directions", lambda: _directions(blocks), per_lease=DIRECTIONS_PER_LEASE)
+        await self._stage("doses", "doses", lambda: _doses(blocks), per_lease=_doses_per_lease(blocks))
+        groups = {block.key: group_of(block.model, block.template) for block in blocks}
+        shards = self._leaves(blocks, groups.__getitem__)
         await self._stage("trials", "trials", shards, trials=sum(block.size for block in blocks))
-        await self._stage("grades", self._grades, (_shard(name, "") for name in self._leaves(blocks)))
+        await self._stage("grades", self._grades, self._leaves(blocks, lambda _: ""))
 
     async def judged(self, blocks: Sequence[Block], judge: Judge) -> None:
         """The grades alone, of what is committed by now."""
@@ -159,17 +185,32 @@ class Driver:
         group = group_of(*judge.asked_as)
         self._context.models = {group: judge.asked_as[0].name}
         committed = store.committed(self._store, "trials")
-        shards = (_shard(name, group) for name in self._leaves(blocks) if name in committed)
+        shards = self._leaves(blocks, lambda _: group, committed)
         await self._stage("grades", self._grades, shards, trials=sum(block.size for block in blocks))
 
-    def _leaves(self, blocks: Sequence[Block]) -> Iterator[str]:
-        return leaves(in_order(blocks), store.splits(self._store))
+    def _leaves(
+        self, blocks: Sequence[Block], group: Callable[[str], str], among: Container[str] | None = None
+    ) -> Callable[[], Iterator[Shard]]:
+        """What there is to do of these blocks; `group` is given a block's key."""
+        splits = store.splits(self._store)
+
+        def shards() -> Iterator[Shard]:
+            names = (name for name in leaves(in_order(blocks), splits) if among is None or name in among)
+            return (Shard(name=name, group=group(_key(name)), half=is_half(name)) for name in names)
+
+        return shards
 
     def _size(self, name: str) -> int:
         return size_of(self._blocks[_key(name)], name)
 
     async def _stage(
-        self, stage: Stage, commits: str, shards: Iterable[Shard], *, per_lease: int | None = None, trials: int = 0
+        self,
+        stage: Stage,
+        commits: str,
+        shards: Callable[[], Iterator[Shard]],
+        *,
+        per_lease: int | None = None,
+        trials: int = 0,
     ) -> None:
         scheduler = self._scheduler(stage, commits, shards, per_lease, trials)
         if not scheduler.finished:
@@ -177,18 +218,18 @@ class Driver:
             self._next_lease = scheduler.next_id
 
     def _scheduler(
-        self, stage: Stage, commits: str, shards: Iterable[Shard], per_lease: int | None, trials: int
+        self, stage: Stage, commits: str, shards: Callable[[], Iterator[Shard]], per_lease: int | None, trials: int
     ) -> Scheduler:
-        done, total, left = store.committed(self._store, commits), 0, list[Shard]()
-        for total, shard in enumerate(shards, 1):  # noqa: B007
-            left += [shard] if shard.name not in done else []
-        self._announce(stage, len(left), total, trials)
+        """They are counted first and then given to it one by one: it holds less of each than a Shard is."""
+        done = store.committed(self._store, commits)
+        total, left = sum(1 for _ in shards()), sum(shard.name not in done for shard in shards())
+        self._announce(stage, left, total, trials)
+        grader = self._grades if stage == "grades" else None
         return Scheduler(
             stage=stage,
             driver=self.name,
-            shards=shared(left, *self._limits.share),
-            # of grades events do not say whose: what one grader met is nothing against another
-            spent=events.spent(self._store, stage, _NotIn(done)) if left and stage != "grades" else {},
+            shards=shared((shard for shard in shards() if shard.name not in done), *self._limits.share),
+            spent=events.spent(self._store, stage, _NotIn(done), grader) if left else {},
             budgets=self._limits.budgets,
             pace=Pace(timing=self._limits.timing),
             in_flight=self._context.pool.in_flight,
@@ -204,35 +245,52 @@ class Driver:
         self._context.tell(Started(stage=stage, left=left, total=total, trials=trials, records=records, grades=grades))
 
     def _records(self, stage: str) -> tuple[Record, ...]:
-        """Of the asked blocks."""
-        return tuple(r for name, r in store.records(self._store, stage).items() if _key(name) in self._blocks)
+        """Of the asked blocks, added up."""
+        return (tally(each for name, each in store.each_record(self._store, stage) if _key(name) in self._blocks),)
 
-    def ended(self, how: str) -> None:
+    def ended(self, how: str, *, broke: bool) -> None:
         """For whoever looks at the run's files."""
+        price = self._limits.price
         with contextlib.suppress(StoreError):  # all that counts is committed
-            self._context.log.close(how)
+            self._context.log.close(how, price.bought if broke and price else None)
 
     def summary(self, blocks: Sequence[Block]) -> Summary:
         """Of what there is; how it ended is for the caller to say."""
-        attempts = {block.key: block.attempt for block in blocks}
-        records = {name: r for name, r in store.records(self._store, "trials").items() if _key(name) in attempts}
-        graded = store.committed(self._store, self._grades)
-        cells = [cell for record in records.values() for cell in record["counts"]]
-        # every row of a further attempt stands for one that was an error
-        superseded = sum(record["rows"] for name, record in records.items() if attempts[_key(name)])
-        return Summary(
-            driver=self.name,
-            planned=sum(block.size for block in blocks if not block.attempt),
-            ok=sum(cell["ok"] for cell in cells),
-            error=sum(cell["error"] for cell in cells) - superseded,
-            skipped=sum(cell["skipped"] for cell in cells),
-            ungraded=len(records.keys() - graded),
-            tokens=sum(record["tokens"] for record in records.values() if record["driver"] == self.name),
+        return replace(
+            counted(self._store, blocks, self._grades, self.name),
             seconds=time.monotonic() - self._begin,
             losses=self._context.losses,
             failures=self._context.failures,
             bill=self._context.account.bill(),
         )
+
+
+def counted(files: Store, blocks: Sequence[Block], grades: str, driver: str = "") -> Summary:
+    """What there is of these blocks. Of `driver` nothing but its tokens."""
+    attempts = {block.key: block.attempt for block in blocks}
+    graded, counts = store.committed(files, grades), Counter[str]()
+    for name, record in store.each_record(files, "trials"):
+        if _key(name) not in attempts:
+            continue
+        for cell, status in itertools.product(record["counts"], ("ok", "error", "skipped")):
+            counts[status] += cell[status]
+        if attempts[_key(name)]:  # every row of a further attempt stands for one that was an error
+            counts["error"] -= record["rows"]
+        counts["ungraded"] += name not in graded
+        counts["tokens"] += record["tokens"] if record["driver"] == driver else 0
+    return Summary(
+        driver=driver,
+        planned=sum(block.size for block in blocks if not block.attempt),
+        ok=counts["ok"],
+        error=counts["error"],
+        skipped=counts["skipped"],
+        ungraded=counts["ungraded"],
+        tokens=counts["tokens"],
+        seconds=0.0,
+        losses=0,
+        failures=0,
+        bill=Bill(hours=0.0, elsewhere=0.0, gpus=False, price=None),
+    )
 
 
 def _directions(blocks: Iterable[Block]) -> Iterator[Shard]:
@@ -261,11 +319,14 @@ def _groups(blocks: Iterable[Block]) -> dict[str, list[Block]]:
     return found
 
 
-def shared(shards: Sequence[Shard], number: int, drivers: int) -> Sequence[Shard]:
+def shared(all_shards: Iterable[Shard], number: int, drivers: int) -> Iterable[Shard]:
     """In the order in which one of several drivers is to lease them: its own part, and then the others', by chance, so
     that few meet there. Which there are is the same to all."""
     if not 0 <= number < drivers:
         raise ValueError(f"there is no driver {number} of {drivers}: they are counted from 0")
+    if drivers == 1:
+        return all_shards
+    shards = list(all_shards)
     start, stop = (len(shards) * at // drivers for at in (number, number + 1))
     others = [*shards[stop:], *shards[:start]]
     random.Random(number).shuffle(others)
@@ -280,10 +341,6 @@ class _NotIn:
 
     def __contains__(self, name: object) -> bool:
         return name not in self._names
-
-
-def _shard(name: str, group: str) -> Shard:
-    return Shard(name=name, group=group, half=is_half(name))
 
 
 def _key(shard: str) -> str:

@@ -6,7 +6,7 @@ It is there for efficiency and for giving up with a reason. That no row is doubl
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -245,6 +245,12 @@ class Scheduler:
         ]
         return list({lease.replica: lease for lease in late}.values())
 
+    def unsent(self, ids: Collection[int], now: float) -> None:
+        """Leases that wait for something on their way to a replica: their time begins when they are there."""
+        for flights in self._flights.values() if ids else ():
+            for flight in (flights[number] for number in flights.keys() & ids):
+                flight.issued = flight.landed = now
+
     # -- whose fault it was
 
     def blamed(self, lease: Lease) -> tuple[str, ...]:
@@ -252,15 +258,14 @@ class Scheduler:
         undone = self._undone(lease) if lease.id in self._flights.get(lease.replica, {}) else []
         return tuple(undone[:1] if self.per_lease is None else undone)
 
-    def charge(self, lease: Lease, to: Charge, reason: str) -> list[str]:
-        """Count a failure of a lease in flight, before it is ended. Which shards have spent their budgets by it, and
-        are to be split, or given up. RunFailed where that would not help, or is not done in this stage."""
+    def charge(self, lease: Lease, to: Charge, reason: str, *, evident: bool) -> list[str]:
+        """Count a failure of a lease in flight, before it is ended; a loss speaks against its shards only where it is
+        `evident`. Which shards have spent their budgets by it, and are to be split, or given up. RunFailed where that
+        would not help, or is not done in this stage."""
         names = self.blamed(lease)
         self._blame.failed(lease.group, lease.replica, names, to)
         for name in names:
-            spent = self._of(name)
-            setattr(spent, to, getattr(spent, to) + 1)
-            spent.reason = reason
+            self._of(name).add(to, reason, evident=evident)
             self._failed_at[name] = lease.replica
         if self.stage == "trials" and self._blame.hopeless(lease.group, self._on(lease.group)):
             self._fail(f"nothing lands any more: {HOPELESS} shards failed one after the other", reason, lease.group)
@@ -280,13 +285,12 @@ class Scheduler:
         """Which shards have spent their budgets before this run, and for what reason the last time."""
         return {name: spent.reason for name, spent in self._spent.items() if name in self and self._over(name)}
 
+    def proven(self, name: str) -> bool:
+        """Has a shard of one trial that spent its budget to be given up?"""
+        return self._of(name).proven(self.budgets)
+
     def _over(self, name: str) -> bool:
-        spent, budgets = self._of(name), self.budgets
-        if name in self._given_up:
-            return False
-        if name in self._halves:
-            return spent.failures > 0
-        return spent.errors >= budgets.errors or spent.losses >= budgets.losses
+        return name not in self._given_up and self._of(name).over(self.budgets, half=name in self._halves)
 
     def _given_up_in_vain(self, name: str, to: Charge) -> bool:
         return name in self._given_up and (to == "errors" or self._of(name).losses > 2 * self.budgets.losses)
@@ -305,7 +309,8 @@ class Scheduler:
         return [name for name in lease.shards if name in self._waiting]
 
     def _is_suspect(self, name: str) -> bool:
-        return self.per_lease is None and (name in self._halves or self._of(name).failures > 0)
+        spent = self._spent.get(name)
+        return self.per_lease is None and (name in self._halves or (spent is not None and spent.failures > 0))
 
     def _of(self, name: str) -> Spent:
         return self._spent.setdefault(name, Spent())

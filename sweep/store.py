@@ -10,7 +10,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ __all__ = ["Missing", "Record", "Store", "StoreError", "failpoint"]  # beside th
 
 FORMAT = 1  # of a run; raised when an older program could misread it
 AT_ONCE = 32  # reads in flight at an object store
+TOGETHER = 1024  # records in memory at a time where each is looked at once
 
 Record = dict[str, Any]  # what a commit record holds: JSON
 
@@ -169,6 +170,20 @@ def record(store: Store, stage: str, name: str) -> Record | None:
 def records(store: Store, stage: str) -> dict[str, Record]:
     """Every commit record of a stage by name; a stage's own only, not those of stages inside it, nor splits."""
     return manifest(store, stage)[0]
+
+
+def each_record(store: Store, stage: str) -> Iterator[tuple[str, Record]]:
+    """The same, of which only some are in memory at a time; those of compact parts come first."""
+    replaced: set[str] = set()
+    for number in sorted(_names(store, f"commits/compact/{stage}")):
+        compact: Record = json.loads(store.read(_record_path(f"compact/{stage}", number)))["replaces"]
+        yield from ((name, each) for name, each in compact.items() if name not in replaced and "split" not in each)
+        replaced.update(compact)
+    names = sorted(name for name in _names(store, f"commits/{stage}") if "/" not in name and name not in replaced)
+    for start in range(0, len(names), TOGETHER):
+        some = names[start : start + TOGETHER]
+        read = map(json.loads, store.read_all([_record_path(stage, name) for name in some]))
+        yield from ((name, each) for name, each in zip(some, read, strict=True) if "split" not in each)
 
 
 def manifest(store: Store, stage: str) -> tuple[dict[str, Record], dict[str, Record]]:

@@ -100,6 +100,8 @@ class TrialSubject:
     def __init__(self, trial: Trial, injections: tuple[Injection, ...], stream: Stream) -> None:
         self._trial, self.injections, self._stream = trial, injections, stream
         self._template = replace(trial.template, chat=trial.prompt.chat) if trial.prompt.chat else trial.template
+        asked = trial.sampling.max_tokens
+        self._limit = trial.prompt.max_tokens if asked is None else asked
         self._calls = 0
 
     def say(
@@ -111,6 +113,7 @@ class TrialSubject:
         options: Sequence[str] = (),
         readings: Sequence[Reading] = (),
         max_tokens: int | None = None,
+        temperature: float | None = None,
     ) -> Awaitable[Reply]:
         trial, number = self._trial, self._calls
         self._calls += 1
@@ -123,13 +126,9 @@ class TrialSubject:
                 injections=self.injections if injections is None else tuple(injections),
                 options=tuple(options),
                 readings=tuple(readings),
-                temperature=trial.sampling.temperature,
+                temperature=trial.sampling.temperature if temperature is None else temperature,
                 top_p=trial.sampling.top_p,
-                max_tokens=_first(max_tokens, trial.sampling.max_tokens, trial.prompt.max_tokens),
+                max_tokens=self._limit if max_tokens is None else max_tokens,
                 seed=mix(trial.seed + number, "call") >> 1,
             )
         )
-
-
-def _first(*values: int | None) -> int:
-    return next(value for value in values if value is not None)

@@ -1,17 +1,135 @@
-"""What waits to be leased, by group: what was never tried, in order, and the suspects, which are leased alone."""
+"""What waits to be leased, by group: what was never tried, in order, and the suspects, which are leased alone.
+
+Of a large grid there are many shards, so what is held of one that nobody has leased yet is nine bytes: its number in
+line, and one that says that it is not done.
+"""
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+DIGITS = 6, 8  # of a shard's number, at least and at most
+GROUPS = 255  # that a byte can tell apart
+
+
+class Groups:
+    """The group of each name. Of names like "<key>-<number>", numbered from 0 on, it holds a byte each."""
+
+    def __init__(self) -> None:
+        self._number: dict[str, int] = {}  # of a group; a byte of 0 says that the name is not there
+        self._groups: list[str] = []
+        self._numbered: dict[str, bytearray] = {}  # by key
+        self._others: dict[str, str] = {}
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._others
+        for key, there in self._numbered.items():
+            yield from (_name(key, number) for number, group in enumerate(there) if group)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.get(name) is not None
+
+    def get(self, name: str) -> str | None:
+        if name in self._others:
+            return self._others[name]
+        place = numbered(name)
+        there = self._numbered.get(place[0]) if place else None
+        if place is None or there is None or place[1] >= len(there) or not there[place[1]]:
+            return None
+        return self._groups[there[place[1]] - 1]
+
+    def add(self, name: str, group: str) -> None:
+        self.pop(name)
+        self._size += 1
+        place = numbered(name)
+        if place is None or (group not in self._number and len(self._groups) == GROUPS):
+            self._others[name] = group
+            return
+        if group not in self._number:
+            self._groups.append(group)
+            self._number[group] = len(self._groups)
+        there = self._numbered.setdefault(place[0], bytearray())
+        there.extend(bytes(max(0, place[1] + 1 - len(there))))
+        there[place[1]] = self._number[group]
+
+    def pop(self, name: str) -> str | None:
+        """The group that it had, if it was there."""
+        group = self.get(name)
+        if group is None:
+            return None
+        self._size -= 1
+        if self._others.pop(name, None) is None and (place := numbered(name)):
+            self._numbered[place[0]][place[1]] = 0
+        return group
+
+
+class Line:
+    """Names, the first in the first out; those that are numbered take eight bytes each."""
+
+    def __init__(self) -> None:
+        self._keys: list[str] = []
+        self._place: dict[str, int] = {}  # of a key
+        self._codes = array("Q")  # a key's place and a number, of 32 bits each
+        self._at = 0  # how many of them left
+        self._before: deque[str] = deque()  # what came back
+
+    def append(self, name: str) -> None:
+        key, number = numbered(name) or (name, ALONE)
+        if key not in self._place:
+            self._place[key] = len(self._keys)
+            self._keys.append(key)
+        self._codes.append(self._place[key] << 32 | number)
+
+    def appendleft(self, name: str) -> None:
+        self._before.appendleft(name)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._before
+        yield from map(self._named, self._codes[self._at :])
+
+    def first(self) -> str | None:
+        if self._before:
+            return self._before[0]
+        return self._named(self._codes[self._at]) if self._at < len(self._codes) else None
+
+    def popleft(self) -> None:
+        if self._before:
+            self._before.popleft()
+        else:
+            self._at += 1
+
+    def _named(self, code: int) -> str:
+        key, number = self._keys[code >> 32], code & ALONE
+        return key if number == ALONE else _name(key, number)
+
+
+ALONE = (1 << 32) - 1  # in place of a number: the key is the whole name
+
+
+def _name(key: str, number: int) -> str:
+    return f"{key}-{number:0{DIGITS[0]}d}"
+
+
+def numbered(name: str) -> tuple[str, int] | None:
+    """Key and number of a name such as `sweep.plan.shard_name` makes; None for any other."""
+    key, dash, number = name.rpartition("-")
+    if not dash or not DIGITS[0] <= len(number) <= DIGITS[1] or not (number.isascii() and number.isdigit()):
+        return None
+    return None if number[0] == "0" and len(number) > DIGITS[0] else (key, int(number))
 
 
 class Waiting:
     """Every shard that is not done has a group here, and waits unless it was taken."""
 
     def __init__(self) -> None:
-        self._group: dict[str, str] = {}
-        self._ordinary: dict[str, deque[str]] = {}  # either may hold some that are done
+        self._group = Groups()
+        self._ordinary: dict[str, Line] = {}  # either may hold some that are done
         self._suspects: dict[str, deque[str]] = {}
         self._taken: set[str] = set()
         self.count: Counter[str] = Counter()  # that wait, by group
@@ -30,27 +148,26 @@ class Waiting:
 
     def add(self, name: str, group: str, *, suspect: bool = False) -> None:
         """At the end of its line."""
-        self._group[name] = group
+        self._group.add(name, group)
         self.count[group] += 1
-        line = self._suspects if suspect else self._ordinary
-        line.setdefault(group, deque()).append(name)
+        if suspect:
+            self._suspects.setdefault(group, deque()).append(name)
+        else:
+            self._ordinary.setdefault(group, Line()).append(name)
 
     def back(self, name: str, *, suspect: bool = False) -> None:
         """One that was taken: first in line, but behind the other suspects if it is one."""
-        group = self._group[name]
+        group = self._of(name)
         self._taken.discard(name)
         self.count[group] += 1
         if suspect:
             self._suspects.setdefault(group, deque()).append(name)
         else:
-            self._ordinary.setdefault(group, deque()).appendleft(name)
+            self._ordinary.setdefault(group, Line()).appendleft(name)
 
     def ordinary(self, group: str) -> bool:
         """Does one wait that never failed?"""
-        queue = self._ordinary.get(group)
-        while queue and queue[0] not in self._group:  # done by others meanwhile
-            queue.popleft()
-        return bool(queue)
+        return self._first(group) is not None
 
     def suspect(self, group: str, allowed: Callable[[str], bool]) -> str | None:
         """The first suspect that is allowed."""
@@ -60,18 +177,19 @@ class Waiting:
     def take(self, group: str, wanted: int) -> tuple[str, ...]:
         """Up to so many ordinary ones."""
         names: list[str] = []
-        while len(names) < wanted and self.ordinary(group):
-            names.append(self._ordinary[group].popleft())
+        while len(names) < wanted and (name := self._first(group)) is not None:
+            names.append(name)
+            self._ordinary[group].popleft()
         return self._leave(group, tuple(names))
 
     def take_suspect(self, name: str) -> tuple[str, ...]:
-        group = self._group[name]
+        group = self._of(name)
         self._suspects[group].remove(name)
         return self._leave(group, (name,))
 
     def done(self, name: str) -> str | None:
         """Its group; None if it is not known, or was done before."""
-        group = self._group.pop(name, None)
+        group = self._group.pop(name)
         if group is not None and name not in self._taken:
             self.count[group] -= 1
         self._taken.discard(name)
@@ -81,3 +199,18 @@ class Waiting:
         self.count[group] -= len(names)
         self._taken.update(names)
         return names
+
+    def _first(self, group: str) -> str | None:
+        """The ordinary one that is first in line."""
+        line = self._ordinary.get(group)
+        while line is not None and (name := line.first()) is not None:
+            if name in self._group:
+                return name
+            line.popleft()  # done by others meanwhile
+        return None
+
+    def _of(self, name: str) -> str:
+        group = self._group.get(name)
+        if group is None:
+            raise KeyError(name)
+        return group

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -11,8 +12,8 @@ from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
-from sweep import rows, store
-from sweep.block import Block, as_dosed, canonical, source_digest
+from sweep import rows, states, store
+from sweep.block import Block
 from sweep.engine import Engine, EngineDead, EngineUnavailable, InjectionContradiction
 from sweep.grading import NamedGrader
 from sweep.grading import stage as grading
@@ -21,7 +22,7 @@ from sweep.grading.judge import Judge
 from sweep.grading.judging import judge_shard
 from sweep.grading.local import Local
 from sweep.grading.questions import Ask
-from sweep.identity import digest
+from sweep.identity import as_dosed, canonical, digest, source_digest
 from sweep.plan import Plan, load, parse_shard, trials_of
 from sweep.redact import redact
 from sweep.scheduler import Lease
@@ -30,6 +31,8 @@ from sweep.stream import Stream, TrialSubject
 from sweep.trial import Doses, Injection, Model, Outcome, Protocol, Source, Template, Trial
 
 FATAL = (InjectionContradiction, EngineDead, StoreError)  # never a trial's own fault
+MEASURED = Real | None
+YOUNG = 10_000  # objects, some hundred trials' worth, between two looks for garbage
 REASON = 2000  # characters kept of why a trial failed
 
 
@@ -109,6 +112,7 @@ class Worker:
     def close(self) -> None:
         if self._loaded:
             self._loaded[1].close()
+            gc.unfreeze()
         self._loaded = None
 
     # -- the stages
@@ -131,9 +135,10 @@ class Worker:
                 notes += stream.engine.notes
         else:
             outcomes = [_error(trial, lease.give_up, block.attempt) for trial in trials]
-        data = rows.to_parquet([rows.trial_row(outcome, protocol) for outcome in outcomes], rows.TRIALS)
-        facts = {
+        data = rows.written(rows.trials_table(outcomes, protocol))
+        facts: Record = {
             **summary(outcomes),
+            **self._states(name, outcomes),
             "engine": notes,
             "began": began,
             "ended": time.time(),
@@ -143,9 +148,16 @@ class Worker:
         }
         record = store.publish(self._store, "trials", name, data, "parquet", facts)
         if record is None:
+            if "states" in facts:
+                self._store.delete(facts["states"]["file"])
             return Finished(name=name)
         grades = grading.grade_shard(self._store, name, outcomes, self._kit.grader, protocol.measures, record["file"])
         return Finished(name=name, record=record, grades=grades)
+
+    def _states(self, name: str, outcomes: Sequence[Outcome]) -> Record:
+        """What the commit record says of the hidden states that are kept beside the rows, where any are."""
+        data = states.to_parquet([(outcome.trial.id, outcome.states) for outcome in outcomes])
+        return {} if data is None else {"states": store.put(self._store, "states", name, data, "parquet")}
 
     async def _grades(self, lease: Lease) -> list[Finished]:
         if not lease.group:  # rules load nothing
@@ -240,6 +252,8 @@ class Worker:
         if not self._has(group):
             self.close()  # before the next is loaded: two may not fit
             self._loaded = group, Stream(self._start(model, template))
+            gc.freeze()  # what is loaded stays: the collector need not walk over it again and again,
+            gc.set_threshold(YOUNG)  # nor over a shard's trials, which are gone as soon as it is committed
         assert self._loaded is not None
         return self._loaded[1]
 
@@ -271,13 +285,13 @@ async def run_trials(
 
 
 async def _run_one(trial: Trial, protocol: Protocol, stream: Stream, doses: Doses) -> Outcome:
-    found = [doses(injection) for injection in trial.injections]
-    lacking = next((dose.reason for dose in found if dose.alpha is None), None)
-    if lacking is not None:
-        return Outcome(trial=trial, status="skipped", reason=lacking)
-    alphas = [dose.alpha for dose in found if dose.alpha is not None]
-    pairs = zip(trial.injections, alphas, strict=True)
-    dosed = (injection if injection.strength == a else replace(injection, strength=a) for injection, a in pairs)
+    dosed: list[Injection] = []
+    for injection in trial.injections:
+        dose = doses(injection)
+        if dose.alpha is None:
+            return Outcome(trial=trial, status="skipped", reason=dose.reason)
+        same = injection.strength == dose.alpha
+        dosed.append(injection if same else replace(injection, strength=dose.alpha))
     try:
         return await protocol.run(trial, TrialSubject(trial, tuple(dosed), stream))
     except FATAL as error:
@@ -293,7 +307,7 @@ def _settled(trial: Trial, result: object, attempt: int) -> Outcome:
     if not isinstance(result, Outcome) or result.trial.id != trial.id:
         return _error(trial, f"TypeError: protocol {trial.protocol!r} returned no Outcome of its trial", attempt)
     measures: Mapping[str, object] = result.measures
-    wrong = [name for name, value in measures.items() if not isinstance(value, Real | None)]
+    wrong = [name for name, value in measures.items() if not isinstance(value, MEASURED)]
     if wrong:
         return _error(trial, f"TypeError: measure {wrong[0]!r} is neither a number nor None", attempt)
     return result if result.attempt == attempt else replace(result, attempt=attempt)
@@ -308,7 +322,7 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     counts = Counter((grading.cell_of(outcome.trial), outcome.status) for outcome in outcomes)
     return {
         "rows": len(outcomes),
-        "tokens": sum(len(reply.token_ids) for outcome in outcomes for reply in outcome.replies.values()),
+        "tokens": sum(map(rows.tokens_of, outcomes)),
         "counts": [_cell(cell, counts) for cell in dict.fromkeys(cell for cell, _ in counts)],
     }
 

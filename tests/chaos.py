@@ -1,11 +1,12 @@
 """Kill and stop whatever a run on a Ray of several nodes consists of, then count: make chaos SEED=0 FAULTS=200
 
 Faults are dealt by a seed: SIGKILL, or SIGSTOP and SIGCONT, of replicas, drivers and raylets; replicas that are
-stopped, lose their raylet and wake up later (zombies); restarts of Ray's head; a second driver beside the first. On
-some nodes replicas kill themselves when their n-th file is there and not yet committed, on others their disk reports an
-error. Only processes that were written down are hit, by their ids, and only if they still are what they were. A reader
-looks on all the while; what it finds, and what tests/invariants.py finds at the end, is printed. The last line is JSON:
-faults dealt, trials lost, trials doubled, and doubles that a naive glob over the parts would have read.
+stopped, lose their raylet and wake up later (zombies); restarts of Ray's head; a second driver beside the first; a
+mirror of the run whose W&B refuses. On some nodes replicas kill themselves when their n-th file is there and not yet
+committed, on others their disk reports an error. Only processes that were written down are hit, by their ids, and only
+if they still are what they were. A reader looks on all the while; what it finds, and what tests/invariants.py finds at
+the end, is printed. The last line is JSON: faults dealt, trials lost, trials doubled, and doubles that a naive glob
+over the parts would have read.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from sweep.progress import silent
 from sweep.store import Store, open_run
 from tests import invariants
 from tests.chaos_driver import STORE_FAULT, Driver, send
+from tests.chaos_mirror import Mirror
 from tests.invariants import Reader, birth, faultless, parent
 from tests.raylets import Raylets
 from tests.toys import MODEL, PROMPT, block
@@ -45,6 +47,7 @@ FAULTS = {  # and how often of each
     "raylet stopped": 2,
     "replica a zombie": 2,
     "head restarted": 1,
+    "mirror refused": 2,
 }
 NODES = 3  # of one core each
 REPLICAS = 2  # of the first driver; what is left over is for a second one
@@ -115,6 +118,7 @@ class World:
             self._add_node()
         self.drivers = [self._driver(REPLICAS)]
         self._landed = 0
+        self._mirror = Mirror(root)
         self._reader = Reader(self.files)
         self._reader.start()
 
@@ -131,6 +135,7 @@ class World:
 
     def _tend(self) -> None:
         """Write down who is there, and start again what has ended."""
+        self._mirror.tend()
         for driver in self.drivers:
             self._written_down |= driver.replicas
         for node in self.cluster.nodes:
@@ -175,6 +180,9 @@ class World:
 
     def _hit(self, kind: str) -> bool:
         who, what = kind.split(maxsplit=1)
+        if who == "mirror":
+            self._mirror.shake()
+            return True
         if who == "head":
             self._shake()
             self.cluster.restart_gcs()
@@ -245,7 +253,8 @@ class World:
             driver.kill()
         for timer in self._timers:
             timer.join()
-        self._broken = [*self._reader.close(), *invariants.left(self._written_down, 60.0), *self.cluster.held()]
+        self._broken = [*self._mirror.close(), *self._reader.close()]
+        self._broken += [*invariants.left(self._written_down, 60.0), *self.cluster.held()]
         self.cluster.close()
 
     @property

@@ -19,7 +19,7 @@ from typing import cast
 
 from sweep.engine import Receipt, Reply
 from sweep.grading import RULES
-from sweep.rows import GRADES, TRIALS, grade_row, to_parquet, trial_row
+from sweep.rows import GRADES, TRIALS, to_parquet
 from sweep.store import Store, publish
 from sweep.trial import (
     Arm,
@@ -40,6 +40,7 @@ from sweep.trial import (
     Template,
     Trial,
 )
+from tests.slow_rows import grade_row, trial_row
 
 CONCEPTS = (
     "amphitheatres", "aquariums", "avalanches", "blood", "boulders", "bread", "bridges", "caverns", "constellations",

@@ -16,7 +16,9 @@ from sweep import plan, store
 from sweep.store import Store, open_run
 from tests import invariants
 from tests.chaos import chaos, count, wanted
+from tests.chaos_mirror import follow
 from tests.invariants import Reader
+from tests.wandb_server import Server
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -81,6 +83,24 @@ def test_who_wakes_up_late_commits_nothing_twice(tmp_path: Path, broken: bool) -
     assert count(files, 1, asked).naive_doubles == (0 if not broken else pytest.approx(96, abs=48))
     assert bool(reader.broken) == broken
     assert all(line.startswith("I4 commits/") and "it changed" in line for line in reader.broken)
+
+
+def test_a_run_ends_while_its_mirror_waits_for_an_answer(tmp_path: Path) -> None:
+    """I11: W&B takes every request and answers none. Nothing of the run waits for it, as it has ended before."""
+    files = open_run(tmp_path / "run", "chaos")
+    plan.grow(files, [each for each in wanted(1) if each.arms == ("none",)])
+    driver, server = alone(tmp_path), Server(500, delay=3600)
+    until(lambda: store.committed(files, "trials"), driver)
+    driver.send_signal(signal.SIGSTOP)  # as long as the mirror takes to begin
+    with server as url:
+        mirror = follow(tmp_path / "run", url)
+        until(lambda: server.refused, mirror)
+        driver.send_signal(signal.SIGCONT)
+        assert driver.wait(timeout=120) == 0
+        assert (mirror.poll(), server.asked) == (None, [])
+        mirror.kill()
+        mirror.wait()
+    assert list(invariants.check(files, plan.load(files).blocks)) == []
 
 
 def test_ctrl_c_is_resumable_and_leaves_no_process(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from cluster.engines.transformers import TransformersEngine
 from cluster.kit import DoseBank, make_worker
 from cluster.kl import measure, texts_digest
 from sweep import store
-from sweep.block import Block, as_dosed
+from sweep.block import Block
 from sweep.engine import Engine
 from sweep.fake import FakeEngine
+from sweep.identity import as_dosed
 from sweep.pool import InProcessPool
 from sweep.run import DOSES_PER_LEASE, MEASURED_PER_LEASE, _doses_per_lease, drive
 from sweep.store import Store

@@ -126,6 +126,22 @@ def stage_of(run: Path) -> str:
     return load(run.parent / "judge.toml").stage
 
 
+@pytest.mark.parametrize(
+    "option", [("--replicas", "4"), ("--address", "auto"), ("--in-process",), ("--serve", "memory=0.5")]
+)
+@pytest.mark.parametrize("kind", ["rules", "endpoint"])
+def test_options_for_replicas_are_refused_where_none_grades(
+    run: Path, kind: str, option: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    grader = "rules" if kind == "rules" else judge_file(run, "http://127.0.0.1:9/v1")
+    before = Store(run).list("grades")
+    assert main(["grade", str(run), "--grader", grader, *option]) == 1
+    said = capsys.readouterr().err.strip()
+    assert f"{option[0]}: the grader {grader} {'is made of rules' if kind == 'rules' else 'asks an endpoint'}" in said
+    assert said.endswith(f"type: sweep grade {run} --grader {grader}")
+    assert Store(run).list("grades") == before
+
+
 def test_a_judge_beside_the_rules(run: Path) -> None:
     before = rows(run, f"grades/{rules.NAME}")
     with serving() as server:

@@ -57,6 +57,7 @@ def test_replicas_take_what_their_model_needs(
     ("found", "replicas", "each", "fixed", "message"),
     [
         ([4, 6], None, 8, False, r"8 GPUs and 8 CPUs of one machine.*node-0: 4 of 4 GPUs.*node-1: 6 of 6.*parallel=N"),
+        ([8, 8], None, 16, False, r"16 GPUs .* of one machine.*: lower it with .* or --serve pipeline_parallel=N$"),
         ([4], 2, 4, True, "room for 1, not for 2: --replicas 1"),
         ([], None, 65, False, "65 CPUs of one machine, and there is node-0: no GPU, 64 of 64 CPUs free: lower it"),
     ],

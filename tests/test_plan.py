@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweep import plan
-from sweep.block import AXES, BLOCK, Block, canonical, split_of
-from sweep.identity import permuted, seed_of
+from sweep.block import AXES, BLOCK, Block
+from sweep.identity import canonical, permuted, seed_of, split_of
 from sweep.material import Draws, concept_vector
 from sweep.store import Store
 from sweep.trial import Contrast, Message, Model, Prompt, Sampling, StrengthRule, Template, Trial
@@ -345,3 +345,14 @@ def test_what_is_read_and_what_is_chosen_among_is_part_of_a_trial() -> None:
     few, many = shown(candidates=WORDS[:3]), shown(candidates=WORDS)
     assert plan.difference([many], [few]) == [many]
     assert not {t.id for t in trials([few])} & {t.id for t in trials([many])}
+
+
+@pytest.mark.parametrize("remembered", [0, 3])
+def test_trials_are_the_same_whatever_of_them_is_remembered(monkeypatch: pytest.MonkeyPatch, remembered: int) -> None:
+    arms = ("none", "concept", "random", "shuffled", "negated", "wrong_concept")
+    whole = block(arms=arms, repeats=(0, 1, 2), draws=Draws(others=2, reads=True), shard_size=7)
+    found = [trial for number in range(whole.shards) for trial in whole.trials(number)]
+    monkeypatch.setattr("sweep.block.REMEMBERED", remembered)
+    backwards = [replace(whole).trials(number) for number in reversed(range(whole.shards))]  # each by a new block
+    assert found == [trial for trials in reversed(backwards) for trial in trials]
+    assert len(found) == whole.size

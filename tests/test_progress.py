@@ -269,9 +269,10 @@ def account(budget: float | None = None, elsewhere: float = 0.0, hour: float = 2
 
 
 def test_replicas_cost_while_they_are_held() -> None:
+    """Also while they start: what is held is told apart from how many take leases."""
     found = account()
-    for now, replicas in ((100.0, 4), (100.0 + HOUR / 2, 2), (100.0 + HOUR, 0), (100.0 + 9 * HOUR, 0)):
-        found.look(now, replicas, gpus=2.0)
+    for hours, replicas in ((0.0, 0), (2.0, 2), (1.0, 0), (0.0, 0)):
+        found.look(100.0, hours * HOUR, replicas, gpus=2.0)
     bill = found.bill()
     assert (bill.hours, bill.gpus, bill.cost) == (6.0, True, 12.0)
     assert bill.line == "cost 12.00 (6.00 GPU-hours)"
@@ -279,8 +280,7 @@ def test_replicas_cost_while_they_are_held() -> None:
 
 def test_without_gpus_hours_are_replicas_and_without_a_price_they_are_told_of_gpus_only() -> None:
     found = account()
-    found.look(0.0, 3, gpus=0.0)
-    found.look(HOUR, 3, gpus=0.0)
+    found.look(HOUR, 3 * HOUR, 3, gpus=0.0)
     assert (found.bill().hours, found.bill().gpus) == (3.0, False)
     free = replace(found.bill(), price=None)
     assert (free.cost, free.line) == (None, None)
@@ -290,13 +290,13 @@ def test_without_gpus_hours_are_replicas_and_without_a_price_they_are_told_of_gp
 def test_a_budget_holds_for_what_is_in_flight_and_for_other_drivers() -> None:
     assert account().exceeded(1e9) is None
     found = account(budget=10.0, elsewhere=1.0)
-    found.look(0.0, 4, gpus=1.0)
+    found.look(0.0, 0.0, 4, gpus=1.0)
     assert found.exceeded(HOUR) is None  # 2 elsewhere, and 8 for what is ahead: just the budget
     why = found.exceeded(HOUR + 10)
     assert why is not None
     assert why.startswith("the budget of 10.00 is spent: 2.00 for 1.00 GPU-hours, and a further lease would cost")
     assert found.exceeded(None) is None
-    found.look(HOUR + 1, 4, gpus=1.0)
+    found.look(HOUR + 1, 4 * (HOUR + 1), 4, gpus=1.0)
     assert found.exceeded(None) is not None
 
 
@@ -305,7 +305,7 @@ def test_others_are_asked_again_only_where_there_is_a_budget() -> None:
         asked = list[float]()
         found = Account(Price(hour=1.0, budget=budget), lambda asked=asked: float(len(asked.append(0.0) or asked)))
         for now in (0.0, 30.0, 61.0, 130.0):
-            found.look(now, 1, gpus=0.0)
+            found.look(now, 0.0, 1, gpus=0.0)
         assert (len(asked), found.bill().elsewhere) == (expected, expected)
 
 

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from sweep import events, launch, splits, store
-from sweep.blame import Budgets
+from sweep.blame import OWN, Budgets
 from sweep.commands import state
 from sweep.engine import EngineDead, EngineUnavailable, InjectionContradiction
 from sweep.grading import RULES
@@ -155,12 +156,12 @@ async def test_a_lost_engine_in_the_drivers_process_ends_it_and_costs_no_budget(
 def test_of_a_lease_that_went_with_its_driver_only_the_first_undone_shard_is_suspect(tmp_path: Path) -> None:
     files, planned = new_run(tmp_path)
     names = tuple(in_order(planned.blocks))[:3]
-    lease = Lease(id=0, stage="trials", driver="d", replica="r", group="g", shards=names, attempts=(0, 0, 0))
+    lease = Lease(id=0, stage="trials", driver="d", replica=OWN, group="g", shards=names, attempts=(0, 0, 0))
     log = events.EventLog(files, "d")
     log.note("lease", lease)
     log.flush(force=True)
     spent = events.spent(files, "trials", set(names[1:]))  # the first is committed
-    assert {name: entry.losses for name, entry in spent.items()} == {names[1]: 1, names[2]: 0}
+    assert {name: (entry.losses, entry.deaths) for name, entry in spent.items()} == {names[1]: (1, 0), names[2]: (0, 0)}
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_what_a_driver_that_lives_has_leased_is_not_lost(
     gone.wait()
     monkeypatch.setattr(os, "getpid", lambda: pid or gone.pid)
     log = events.EventLog(files, "d")
-    log.note("lease", Lease(id=0, stage="trials", driver="d", replica="r", group="g", shards=names, attempts=(0,)))
+    log.note("lease", Lease(id=0, stage="trials", driver="d", replica=OWN, group="g", shards=names, attempts=(0,)))
     log.alive(events.Sign(stage="trials", replicas=1, losses=0, failures=0, hours=0.0, gpus=False, price=None))
     log.flush(force=True)
     if ended:
@@ -299,7 +300,7 @@ class Fragile(InProcessPool):
         for at, name in enumerate(lease.shards if lease.stage == "trials" and not lease.give_up else ()):
             if any(trial.id == self._poison for trial in self._planned.trials(name)):
                 await self._worker.run(replace(lease, shards=lease.shards[:at], attempts=lease.attempts[:at]))
-                raise ReplicaLost("the kernel killed it")
+                raise ReplicaLost("the kernel killed it", died=True)
         return await self._worker.run(lease)
 
     def replace(self, replica: str) -> None:
@@ -328,6 +329,59 @@ async def test_a_trial_that_takes_its_replica_with_it_ends_as_a_row_also_across_
     assert len(losses) <= 2 + 4 + 2
     (row,) = [row for row in table(files) if row["status"] == "error"]
     assert (row["trial"], row["reason"]) == (poison, "the kernel killed it")
+    assert_every_trial_once(files, planned.blocks)
+
+
+async def test_a_half_that_went_with_its_driver_is_no_poison(tmp_path: Path) -> None:
+    """Its replica was ended with the driver, whatever it was at."""
+    files, planned = new_run(tmp_path, [controls(shard_size=4)])
+    names = tuple(in_order(planned.blocks))
+    assert all(splits.split(files, name, "a trial of it was poison") for name in names)
+    halves = [half for name in names for half in halves_of(name)]
+    log = events.EventLog(files, "d")
+    for number, half in enumerate(halves):
+        log.note("lease", lease_of(half, number, "replica-3"))
+    log.flush(force=True)
+    assert {each.failures for each in events.spent(files, "trials", set(halves)).values()} == {0}
+    summary = await run(files, planned)
+    assert (summary.exit_code, summary.ok, summary.error) == (0, planned.blocks[0].size, 0)
+    assert store.splits(files).keys() == set(names)
+
+
+def lease_of(name: str, number: int, replica: str) -> Lease:
+    return Lease(id=number, stage="trials", driver="d", replica=replica, group="g", shards=(name,), attempts=(0,))
+
+
+class Unlucky(InProcessPool):
+    """Each half's first `times` replicas are lost."""
+
+    def __init__(self, worker: Worker, times: int, *, died: bool) -> None:
+        super().__init__(worker, 1)
+        self._times, self._died, self.tried = times, died, Counter[str]()
+
+    async def submit(self, replica: str, lease: Lease) -> Done:
+        name = lease.shards[0]
+        self.tried[name] += 1
+        if lease.stage == "trials" and self.tried[name] <= self._times and not lease.give_up:
+            raise ReplicaLost("gone", died=self._died)
+        return await self._worker.run(lease)
+
+    def replace(self, replica: str) -> None:
+        self.replicas = (f"r-{self.tried.total()}",)
+
+
+@pytest.mark.parametrize(("times", "died", "errors"), [(3, False, 0), (1, True, 0), (2, True, 1)])
+async def test_a_trial_is_poison_only_where_that_is_evident(
+    tmp_path: Path, times: int, died: bool, errors: int
+) -> None:
+    """One that stands alone, and whose machines are lost, or whose process ended once: that may have been a chance."""
+    files, planned = new_run(tmp_path, [controls(items=("ocean",), repeats=(0, 1), shard_size=2)])
+    (name,) = in_order(planned.blocks)
+    assert splits.split(files, name, "one of two")
+    unlucky = Unlucky(Worker(files, planned, kit()), times, died=died)
+    summary = await drive(files, planned.blocks, unlucky, silent)
+    assert (summary.exit_code, summary.error) == (0, 2 * errors)
+    assert set(unlucky.tried.values()) == {times + 1}
     assert_every_trial_once(files, planned.blocks)
 
 
@@ -381,6 +435,35 @@ async def test_a_replica_that_is_stuck_is_replaced_and_its_shards_are_done_elsew
     assert (summary.exit_code, summary.losses) == (0, 1)
     assert {update.kind for update in updates if isinstance(update, Trouble)} == {"stalled"}
     assert "r-2" in stuck.replicas
+    assert_every_trial_once(files, planned.blocks)
+
+
+class Queued(Watched):
+    """The first replica's leases wait for weights, and are sent when all else is done."""
+
+    def __init__(self, workers: Sequence[Worker], left: Callable[[], int]) -> None:
+        super().__init__(workers, 2)
+        self._left, self.unsent = left, set[int]()
+
+    async def submit(self, replica: str, lease: Lease) -> Done:
+        if replica == "r-0" and lease.stage == "trials":
+            self.unsent.add(lease.id)
+            while self._left() > 2:
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.6)  # twice what a replica may be silent that has work
+            self.unsent.remove(lease.id)
+        return await super().submit(replica, lease)
+
+
+async def test_a_replica_that_waits_for_weights_is_not_stuck(tmp_path: Path) -> None:
+    files, planned = new_run(tmp_path, [controls(shard_size=2)])
+    names = set(in_order(planned.blocks))
+    queued = Queued(
+        [Worker(files, planned, kit()) for _ in range(2)], lambda: len(names - store.committed(files, "trials"))
+    )
+    limits = Limits(timing=Timing(stalled=0.1, loading=0.3))
+    summary = await drive(files, planned.blocks, queued, silent, limits=limits)
+    assert (summary.exit_code, summary.losses) == (0, 0)
     assert_every_trial_once(files, planned.blocks)
 
 
@@ -603,6 +686,69 @@ async def test_a_full_disk_stops_the_run_and_it_can_be_resumed(tmp_path: Path, m
     assert not list((tmp_path / "tmp").iterdir())
     assert (await run(files, planned)).exit_code == 0
     assert_every_trial_once(files, planned.blocks)
+
+
+async def test_what_one_grader_met_is_nothing_against_another(tmp_path: Path) -> None:
+    """The budgets of the stage "grades" are counted across drivers as all are, but for one grader."""
+    files, planned = new_run(tmp_path, [controls(shard_size=40)])
+    await run(files, planned)
+    (name,) = in_order(planned.blocks)
+    for number in range(2):
+        log = events.EventLog(files, f"d-{number}", "grades/one")
+        lease = replace(lease_of(name, 0, "r"), stage="grades")
+        log.note("lease", lease)
+        log.note("error", lease, "JudgeDown: busy")
+        log.flush(force=True)
+    shards = {name}
+    assert events.spent(files, "grades", shards, "grades/one")[name].errors == 2
+    assert not events.spent(files, "grades", shards, RULES)
+    files.delete(f"commits/{RULES}/{name}.json")
+    assert (await run(files, planned)).exit_code == 0
+    assert events.spent(files, "grades", shards, RULES)[name].leases == 1
+
+
+async def test_two_who_retry_errors_at_once_try_each_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one has seen an error more than the first, and loses the race for the plan's next file."""
+    files, planned = new_run(tmp_path, [block(items=("ocean", "boom"))])
+    await run(files, planned)
+    (failed,) = launch._retries(files, planned.blocks)
+    late = next(name for name in in_order(planned.blocks) if any(t.item == "boom" for t in planned.trials(name)))
+    record = files.read(f"commits/trials/{late}.json")
+    files.delete(f"commits/trials/{late}.json")
+    add_plan, first = launch.plan.add, list[bool]()
+
+    def add_after_the_other(*given: Any) -> bool:
+        if not first:
+            first.append(True)
+            files.create(f"commits/trials/{late}.json", record)
+            assert launch._retry(files, planned.blocks)  # the other driver, as a whole
+        return add_plan(*given)
+
+    monkeypatch.setattr(launch.plan, "add", add_after_the_other)
+    assert launch._retry(files, planned.blocks) == []
+    retries = [each.indices for each in load(files).blocks if each.attempt]
+    assert retries == [failed.indices]
+
+
+def test_many_who_retry_errors_at_once_try_each_once(tmp_path: Path) -> None:
+    files, planned = new_run(tmp_path, [block(items=("ocean", "boom"), shard_size=1)])
+    asyncio.run(run(files, planned))
+    (failed,) = launch._retries(files, planned.blocks)
+    gone = [path for path in files.list("commits/trials") if 'error": 1' in files.read(path).decode()]
+    records = {path: files.read(path) for path in gone}
+    for path in gone[1:]:
+        files.delete(path)
+
+    def retry_errors(number: int) -> None:
+        for path in gone[number::4]:  # errors land all the while
+            files.create(path, records[path])
+            launch._retry(files, planned.blocks)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(retry_errors, range(4)))
+    launch._retry(files, planned.blocks)
+    tried = Counter(index for each in load(files).blocks if each.attempt for index in each.indices or ())
+    assert tried == dict.fromkeys(failed.indices or (), 1)
 
 
 async def test_a_retry_writes_its_attempt(tmp_path: Path) -> None:

@@ -41,9 +41,9 @@ def finish(it: Scheduler, lease: Lease, now: float = 0.0) -> None:
     it.ended(lease, now)
 
 
-def fail(it: Scheduler, lease: Lease, to: Charge = "errors", reason: str = "why") -> list[str]:
+def fail(it: Scheduler, lease: Lease, to: Charge = "errors", reason: str = "why", *, evident: bool = True) -> list[str]:
     try:
-        return it.charge(lease, to, reason)
+        return it.charge(lease, to, reason, evident=evident)
     finally:
         it.ended(lease, 0.0)
 
@@ -183,10 +183,21 @@ def test_each_budget_has_its_own_end_and_a_half_has_one_more_failure(to: Charge,
     (lease,) = give(it, "r")
     assert lease.shards == ("s-0.0",)
     assert fail(it, lease, to) == ["s-0.0"]
+    assert it.proven("s-0.0") == (to == "errors")
     it.give_up("s-0.0", "poison")
     given = {lease.shards: lease.give_up for _ in range(2) for lease in give(it, "r", "x") if finish(it, lease) is None}
     assert given == {("s-0.0",): "poison", ("s-0.1",): None}
     assert it.finished
+
+
+def test_a_half_that_is_lost_by_chance_has_the_whole_budget_again() -> None:
+    half = Shard(name="s-0.0", group="g", half=True)
+    it = Scheduler(stage="trials", driver="d", shards=[half], budgets=Budgets(losses=3))
+    for at in range(3):
+        (lease,) = give(it, f"r-{at}")
+        assert not it.over()
+        assert fail(it, lease, "losses", evident=False) == [half.name] * (at == 2)
+    assert it.proven(half.name)
 
 
 def test_what_was_spent_before_counts() -> None:
@@ -261,6 +272,19 @@ def test_a_lease_of_which_nothing_lands_is_stalled() -> None:
     assert [other.id for other in it.stalled(1100)] != [lease.id]
 
 
+def test_what_waits_for_weights_has_not_begun() -> None:
+    it = scheduler(40, pace=Pace(timing=Timing(stalled=300, loading=3600)))
+    sent, queued = give(it, "a")
+    it.unsent([queued.id, 99], 7000.0)
+    assert [lease.id for lease in it.stalled(7000)] == [sent.id]
+    finish(it, sent, 7000.0)
+    it.unsent([queued.id], 7100.0)
+    assert not it.stalled(7100 + 300)
+    finish(it, queued, 7100.0 + 20)
+    assert it.pace.shards("a", "g-0") == 1  # 20 seconds of the second, not 7,120
+    assert it.pace._seconds["a", "g-0"] == (7000 + 20) / 2
+
+
 # -- any world --------------------------------------------------------------------------------------------------------
 
 TRIALS = 8  # of a shard
@@ -282,7 +306,8 @@ class World(RuleBasedStateMachine):
         self.going: set[str] = set()
         self.record: dict[str, str] = {}  # shard -> rows, error, split: the commit records
         self.told: Counter[str] = Counter()
-        self.failures: Counter[str] = Counter()
+        self.evidence: Counter[str] = Counter()  # failures that speak against a shard
+        self.chances: Counter[str] = Counter()  # and those that do not
 
     @initialize(
         count=st.integers(0, 9),
@@ -329,7 +354,7 @@ class World(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         for lease in self.it.stalled(self.now):
-            self.lose(lease.replica)
+            self.lose(lease.replica, evident=True)
 
     @rule()
     def lease(self) -> None:
@@ -362,38 +387,40 @@ class World(RuleBasedStateMachine):
                 self.fail(lease, "errors")
                 return
             if harm == "losses":
-                self.lose(lease.replica)
+                self.lose(lease.replica, evident=True)
                 return
             self.commit(name, "error" if lease.give_up else "rows")
         for name in lease.shards:
             self.land(name)
         self.it.ended(lease, self.now)
 
-    def fail(self, lease: Lease, to: Charge) -> None:
+    def fail(self, lease: Lease, to: Charge, *, evident: bool = True) -> None:
         while (blamed := self.it.blamed(lease)) and (late := [name for name in blamed if name in self.record]):
             for name in late:
                 self.land(name)
         assert len(blamed) <= 1
-        self.failures.update(blamed)
+        self.evidence.update(blamed if evident else ())
+        self.chances.update(() if evident else blamed)
         try:
-            over = self.it.charge(lease, to, "why")
+            over = self.it.charge(lease, to, "why", evident=evident)
         except RunFailed:  # the command is given again, and its driver knows of no failures in a row
             over, self.it._blame = [], Blame(budgets=self.it.budgets)
         self.it.ended(lease, self.now)
         for name in over:
             if len(self.trials(name)) == 1:
-                self.it.give_up(name, "why")
+                if self.it.proven(name):
+                    self.it.give_up(name, "why")
             else:
                 self.commit(name, "split")
                 self.land(name)
 
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
-        self.lose(data.draw(st.sampled_from(sorted(self.alive.values()))))
+        self.lose(data.draw(st.sampled_from(sorted(self.alive.values()))), evident=False)
 
-    def lose(self, replica: str) -> None:
+    def lose(self, replica: str, *, evident: bool) -> None:
         for lease in self.it.leases(replica):
-            self.fail(lease, "losses")
+            self.fail(lease, "losses", evident=evident)
         self.it.gone(replica)
         for slot, name in self.alive.items():
             if name == replica:
@@ -460,6 +487,9 @@ class World(RuleBasedStateMachine):
         )
         poisoned = {trial for trial in self.poison if int(trial[0][2:]) < self.count}
         assert poisoned <= {trial for trial, how in ended if how == "error"}
+        for name in (name for name, how in self.record.items() if how == "error"):
+            chances = self.it.budgets.losses - self.evidence[name]
+            assert set(self.trials(name)) <= poisoned or self.evidence[name] > 1 or self.chances[name] >= chances
 
 
 World.TestCase.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cluster import kit as kit_of_all
 from sweep import events, splits, store
 from sweep.__main__ import main
 from sweep.commands import driving, state
 from sweep.commands.driving import RECENT, SILENT, History, pace
-from sweep.cost import Price
+from sweep.cost import HOUR, Price
 from sweep.events import EventLog, Sign
 from sweep.grading import RULES
 from sweep.leasing import Limits
@@ -64,11 +65,19 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, d
 
 
 class Uneven(InProcessPool):
-    """On a GPU; every other lease takes longer than the one before it."""
+    """On a GPU; every other lease takes longer than the one before it. By its clock an hour is held for each."""
+
+    ended = told = 0
 
     async def submit(self, replica: str, lease: Lease) -> Done:
         await asyncio.sleep(0.05 * (lease.id % 2))
-        return await super().submit(replica, lease)
+        done = await super().submit(replica, lease)
+        self.ended += lease.stage == "trials"
+        return done
+
+    def take_held(self) -> float:
+        before, self.told = self.told, self.ended
+        return HOUR * (self.told - before)
 
 
 async def driven(files: Store, blocks: Any, price: Price, updates: list[Update] | None = None) -> Summary:
@@ -83,7 +92,7 @@ def leased(files: Store) -> Counter[str]:
 
 async def test_a_spent_budget_lets_what_is_in_flight_end_and_holds_for_whoever_comes_next(tmp_path: Path) -> None:
     files, planned = new_run(tmp_path, [controls(shard_size=1)])
-    dear = 1e9
+    dear = 1.5
     updates: list[Update] = []
     summary = await driven(files, planned, Price(hour=dear, budget=1.0), updates)
     committed = len(store.committed(files, "trials"))
@@ -121,6 +130,7 @@ def test_the_command_says_how_to_go_on_with_more(
     spec, run = tmp_path / "study.toml", tmp_path / "runs" / "study"
     spec.write_text(SPEC)
     arguments = ("run", spec, "--in-process", "--price", "1e9")
+    monkeypatch.setattr(InProcessPool, "take_held", hour_each(Store(run)))
     assert main([str(word) for word in (*arguments, "--budget", "2", "--log", tmp_path / "log")]) == 3
     tail = capsys.readouterr().out.splitlines()[-1]
     assert tail.startswith("stopped: the budget of 2.00 is spent: ")
@@ -138,8 +148,45 @@ def test_the_command_says_how_to_go_on_with_more(
     assert (status["eta"], status["rate"] > 0) == (None, True)  # nobody is at work on what is left
 
     assert call(capsys, *arguments, "--budget", "1e15")[0] == 0
+    assert call(capsys, *arguments, "--budget", "2")[0] == 0  # nothing is left that could cost anything
     code, status = call(capsys, "status", run)
     assert (code, status["left"], [each["ended"] is None for each in status["drivers"]]) == (0, 0, [False, False])
+
+
+def hour_each(files: Store) -> Callable[[InProcessPool], float]:
+    """A clock by which an hour is held for each shard that lands."""
+    told = 0
+
+    def take_held(pool: InProcessPool) -> float:
+        nonlocal told
+        before, told = told, len(files.list("commits/trials"))
+        return HOUR * (told - before)
+
+    return take_held
+
+
+def test_whoever_starts_again_what_ran_out_of_money_pays_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as KubeRay, which takes a job that ends with 3 for one that failed, and tries it again on a new cluster."""
+    monkeypatch.chdir(tmp_path)
+    spec, run = tmp_path / "study.toml", tmp_path / "runs" / "study"
+    spec.write_text(SPEC)
+    arguments = ("run", spec, "--in-process")
+    with monkeypatch.context() as clock:
+        clock.setattr(InProcessPool, "take_held", hour_each(Store(run)))
+        code, first = call(capsys, *arguments, "--price", "10", "--budget", "5")
+    assert (code, first["done"], first["cost"]) == (3, 2 * 8, 20.0)
+
+    opened, open_pool = list[bool](), kit_of_all.open_in_process
+    monkeypatch.setattr(kit_of_all, "open_in_process", lambda *given: opened.append(True) or open_pool(*given))
+    for price, budget in ((10, 5), (10, 4), (20, 9)):  # as many hours, or fewer
+        code, again = call(capsys, *arguments, "--price", price, "--budget", budget)
+        assert (code, again["halted"], again["done"], opened) == (3, first["halted"], first["done"], [])
+        assert again["cost"] == pytest.approx(2 * price)
+    assert call(capsys, *arguments, "--price", 10, "--budget", 5.1)[0] == 3  # more is asked of the account
+    assert opened
+    assert call(capsys, *arguments)[0] == 0  # and without a budget nobody
 
 
 @pytest.mark.parametrize(

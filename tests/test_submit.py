@@ -164,13 +164,84 @@ def test_what_a_spec_names_beside_it_travels(tmp_path: Path) -> None:
     spec = tmp_path / "study.toml"
     text = SPEC.replace("[[experiments]]", '[template]\nchat = "own.jinja"\n\n[[experiments]]')
     text = text.replace('"injected_thought"', '"mine.notice:notice"').replace('prompts = ["plain"]', "")
-    spec.write_text('grader = "judge.toml"\nstimuli = "packs/own.toml"\n' + text)
-    for name in ("own.jinja", "judge.toml", "packs/own.toml", "mine/notice.py", "unnamed.txt"):
+    text = text.replace("[[experiments]]", '[[experiments]]\nquestions = "sums.jsonl:easy"')
+    spec.write_text('grader = "graders/judge.toml"\nstimuli = "packs/own.toml"\n' + text)
+    named = {
+        "own.jinja": "{{ messages }}",
+        "packs/own.toml": "",
+        "mine/__init__.py": "",
+        "mine/notice.py": "",
+        "sums.jsonl": "{}",
+        "graders/judge.toml": JUDGE,
+        "rubric.toml": RUBRIC,
+        "graders/judge.jinja": "{{ messages }}",
+    }
+    for name, content in {**named, "unnamed.txt": "", "mine/unnamed.py": ""}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(name)
+        (tmp_path / name).write_text(content)
     files = job(spec, None, []).files
-    assert set(files) == {"study.toml", "own.jinja", "judge.toml", "packs/own.toml", "mine/notice.py"}
+    assert next(iter(files)) == "study.toml"
+    assert set(files) == {"study.toml", *named}
     assert files["study.toml"] == spec.read_bytes()
+    for name in named:  # and each of them is missed
+        (tmp_path / name).rename(tmp_path / "away")
+        if name.startswith("mine"):
+            assert name not in job(spec, None, []).files
+        else:
+            with pytest.raises(CommandError, match=name.rpartition("/")[2].replace(".", r"\.")):
+                job(spec, None, [])
+        (tmp_path / "away").rename(tmp_path / name)
+
+
+JUDGE = """
+name = "mine"
+rubric = "../rubric.toml"
+[model]
+name = "oracle"
+path = "fake:oracle"
+template = { chat = "judge.jinja" }
+"""
+RUBRIC = """
+[[criteria]]
+measure = "detected"
+protocols = ["injected_thought"]
+ask = "Does it say so?"
+"""
+
+
+@pytest.mark.parametrize(
+    ("judge", "rubric", "message"),
+    [
+        (JUDGE.replace("[model]", "[modle]"), RUBRIC, "modle: unknown key"),
+        (JUDGE.replace("../rubric.toml", "publihsed"), RUBRIC, "no rubric 'publihsed'"),
+        (JUDGE, RUBRIC.replace("ask", "aks"), "aks"),
+        (JUDGE.replace("../rubric", "../../rubric"), RUBRIC, "lies outside the spec's folder"),
+        (
+            JUDGE.replace("fake:oracle", "weights"),
+            RUBRIC,
+            "model.path of graders/judge.toml: 'weights' beside the spec does not tr",
+        ),
+        (
+            'name = "m"\nrubric = "folded"\n[endpoint]\nurl = "http://h/v1"\nmodel = "m"',
+            RUBRIC,
+            r'asks an endpoint.*leave this at "rules", and type: sweep grade RUN --grader .*judge.toml --follow$',
+        ),
+        (JUDGE + "# hf_abcdefghijkl", RUBRIC, "judge.toml holds a secret"),
+    ],
+)
+def test_a_judge_that_could_not_be_used_is_not_handed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: str, rubric: str, message: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijkl")
+    folder = tmp_path / "study"
+    (folder / "graders" / "weights").mkdir(parents=True)
+    (folder / "study.toml").write_text('grader = "graders/judge.toml"\n' + SPEC)
+    (folder / "graders" / "judge.toml").write_text(judge)
+    (folder / "graders" / "judge.jinja").touch()
+    for path in (folder / "rubric.toml", tmp_path / "rubric.toml"):
+        path.write_text(rubric)
+    with pytest.raises(CommandError, match=message):
+        job(folder / "study.toml", None, [])
 
 
 @pytest.mark.parametrize(

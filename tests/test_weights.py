@@ -1,181 +1,215 @@
-"""Weights arrive once a machine, a few machines at a time, at the commit that the driver resolved, and say how far."""
+"""How much a property weighs: recovered from choices, read off a report strictly, and followed under an injection."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import http.server
-import json
-import os
-import subprocess
-import sys
-import threading
-import time
-from collections import Counter
-from collections.abc import Generator
-from dataclasses import replace
-from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
-from cluster import weights
-from cluster.weights import Arrivals, arrive, repository
-from tests.toys import MODEL
+from sweep import questions
+from sweep.protocols import weights
+from sweep.protocols.weights import differences, fitted, properties, read
+from sweep.trial import Outcome
+from tests.interviews import asked, heard, told, trials
 
-COMMIT = "c0ffee" * 6 + "beef"
-HUB = replace(MODEL, name="big", path="owner/big", revision=COMMIT, engine="transformers")
-
-
-def test_only_a_repository_is_fetched() -> None:
-    assert repository(HUB) == "owner/big"
-    assert [repository(replace(HUB, path=path)) for path in ("pocket", "/models/big", "./a/b", "~/big")] == [None] * 4
-    assert repository(MODEL) is None
+FEW = 'protocol = "weights"\nquestions = "choices:{kind}"\nlimit = 15'
+NAMES = ["price", "size"]
 
 
-class Hub:
-    """Counts who downloads, and how many at once."""
-
-    def __init__(self) -> None:
-        self.fetched: list[tuple[str, str]] = []
-        self.now = self.most = 0
-        self._lock = threading.Lock()
-
-    def download(self, name: str, commit: str, tell: object = None) -> None:
-        with self._lock:
-            self.now += 1
-            self.most = max(self.most, self.now)
-        time.sleep(0.02)
-        with self._lock:
-            self.now -= 1
-            self.fetched.append((name, commit))
+def outcomes(subject: str, kind: str = "plain") -> tuple[Outcome, ...]:
+    return asked(FEW.replace("{kind}", kind), subject)
 
 
-async def test_of_several_replicas_on_a_machine_one_fetches_and_few_machines_at_once() -> None:
-    hub, arrivals = Hub(), Arrivals(at_once=2)
-
-    async def fetch() -> None:
-        await asyncio.to_thread(hub.download, "owner/big", "c")
-
-    asked = [arrivals.wait(f"node-{n % 6}", HUB, fetch) for n in range(24)]
-    await asyncio.gather(*asked, arrivals.wait("node-0", MODEL, fetch))
-    assert len(hub.fetched) == 6
-    assert hub.most == 2
+def of(found: tuple[Outcome, ...], measure: str) -> np.ndarray:
+    """[trials, properties]"""
+    return np.array([[outcome.measures[f"{measure}#{k}"] for k in range(1, 6)] for outcome in found], dtype=float)
 
 
-async def test_when_the_one_who_fetches_is_lost_the_next_one_does() -> None:
-    arrivals, tried = Arrivals(), Counter[str]()
-
-    async def lost() -> None:
-        tried["lost"] += 1
-        await asyncio.sleep(0.01)
-        raise ConnectionError
-
-    async def fetch() -> None:
-        tried["fetched"] += 1
-
-    first = asyncio.create_task(arrivals.wait("node-0", HUB, lost))
-    await asyncio.sleep(0)
-    await asyncio.gather(*(arrivals.wait("node-0", HUB, fetch) for _ in range(3)))
-    with pytest.raises(ConnectionError):
-        await first
-    assert tried == {"lost": 1, "fetched": 1}
+def r(found: tuple[Outcome, ...], report: str) -> float:
+    return float(np.corrcoef(of(found, "truth.weight").ravel(), of(found, report).ravel())[0, 1])
 
 
-def test_processes_of_a_machine_fetch_one_after_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whoever started them: two drivers, or the tasks of an array. The second finds what the first has fetched."""
-    monkeypatch.setattr(weights.tempfile, "gettempdir", lambda: str(tmp_path))
-    hub, heard = Hub(), list[str]()
-    threads = [threading.Thread(target=arrive, args=(HUB, heard.append, hub.download)) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert hub.most == 1
-    assert set(hub.fetched) == {("owner/big", HUB.revision)}
-    assert any("is here after" in line for line in heard)
-    assert any("waiting for it" in line for line in heard)
+# -- the weights that choices have ------------------------------------------------------------------------------------
 
 
-def test_a_repository_without_a_commit_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"names no commit of owner/big: run `sweep plan`"):
-        arrive(replace(HUB, revision=None), print, Hub().download)
+def test_planted_weights_are_recovered_whatever_letter_is_liked() -> None:
+    rng = np.random.default_rng(1)
+    for question in questions.load("choices"):
+        x = differences(question, properties(question))
+        planted = rng.normal(size=5)
+        found, fit = fitted(x, list(x @ planted + 1.7))
+        assert np.allclose(np.array(found, dtype=float), planted)
+        assert fit == pytest.approx(1)
 
 
-# -- through the hub's own library ------------------------------------------------------------------------------------
+def test_twelve_noisy_pairs_are_enough() -> None:
+    """Facts: r = .97 with the true weights for log-odds of twelve pairs, with noise of a quarter of their spread."""
+    rng = np.random.default_rng(2)
+    pairs: list[tuple[float, float]] = []
+    for question in questions.load("choices:plain"):
+        x, planted = differences(question, properties(question)), rng.normal(size=5)
+        y = x @ planted
+        found, _ = fitted(x, list(y + rng.normal(scale=0.25 * y.std(), size=len(y))))
+        pairs += zip(planted, np.array(found, dtype=float), strict=True)
+    assert np.corrcoef(np.array(pairs).T)[0, 1] > 0.95
 
-FILES = {
-    "config.json": b"{}",
-    "model.safetensors": bytes(1 << 20),
-    "pytorch_model.bin": b"never asked for",
-    "tokenizer.json": b"[]",
-}
-FETCH = """
-from dataclasses import replace
-from cluster import weights
-from tests.test_weights import HUB
 
-weights.EVERY = 0
-weights.arrive(HUB, print)
+def test_pairs_that_were_not_read_are_left_out_and_too_few_determine_nothing() -> None:
+    question = questions.load("choices")[0]
+    x = differences(question, properties(question))
+    y: list[float | None] = list(x @ np.arange(1.0, 6.0))
+    y[3] = None
+    assert np.allclose(np.array(fitted(x, y)[0], dtype=float), np.arange(1.0, 6.0))
+    assert fitted(x, [None] * 7 + y[7:]) == ([None] * 5, None)
+    assert fitted(np.zeros((12, 5)), [1.0] * 12) == ([None] * 5, None)
+    found, fit = fitted(x, [2.0] * 12)  # the same choice always: no weight at all, and nothing to explain
+    assert np.allclose(np.array(found, dtype=float), 0)
+    assert fit is None or fit <= 1
+
+
+def test_noise_is_not_explained() -> None:
+    """The share is adjusted: plain R2 of five properties over twelve pairs of noise is about .45."""
+    rng = np.random.default_rng(3)
+    fits = [fitted(rng.uniform(-1, 1, (12, 5)), list(rng.normal(size=12)))[1] for _ in range(300)]
+    assert abs(np.mean([fit for fit in fits if fit is not None])) < 0.1
+
+
+# -- the weights that are reported ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ['{"price": -100, "size": 50}', '```json\n{"size": 50, "price": -100}\n```\n'])
+def test_a_report_is_read_by_name(text: str) -> None:
+    assert read(told(text), NAMES) == [-1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "price -100, size 50",
+        'Sure: {"price": -100, "size": 50}',
+        '{"price": -100, "size": 50} I hope this helps',
+        '{"price": -100}',
+        '{"price": -100, "size": 50, "colour": 1}',
+        '{"Price": -100, "size": 50}',
+        '{"price": "-100", "size": 50}',
+        '{"price": true, "size": 50}',
+        '{"price": null, "size": 50}',
+        '{"price": -101, "size": 50}',
+        '{"price": NaN, "size": 50}',
+        '{"price": Infinity, "size": 50}',
+        '{"price": 1, "price": 2, "size": 50}',
+        '{"price": -100, "size": 50',
+        "[-100, 50]",
+        "{'price': -100, 'size': 50}",
+    ],
+)
+def test_what_cannot_be_read_strictly_is_unknown_and_never_zero(text: str) -> None:
+    assert read(told(text), NAMES) == [None, None]
+
+
+def test_comparisons_are_those_of_what_weighs_either_way() -> None:
+    outcome = outcomes("knower")[0]
+    found = of((outcome,), "truth.weight")[0]
+    for part, (k, other) in {"12": (0, 1), "45": (3, 4)}.items():
+        assert outcome.measures[f"truth.more#{part}"] == pytest.approx(abs(found[k]) - abs(found[other]))
+    many = [name for name in outcome.measures if name.startswith("self.more#")]
+    assert len(many) == 10
+    assert all(name.replace("self.", "stranger.") in outcome.measures for name in many)
+
+
+# -- who reports what -------------------------------------------------------------------------------------------------
+
+
+def test_only_the_knower_says_more_of_itself_than_a_stranger_would() -> None:
+    knower = outcomes("knower")
+    assert r(knower, "self.weight") > 0.9 > r(knower, "stranger.weight") + 0.15
+    for subject in ("difficulty", "text_reader"):
+        found = outcomes(subject)
+        observers = [r(found, channel) for channel in ("stranger.weight", "others.weight")]
+        assert 0.2 < r(found, "self.weight") <= max(observers) + 0.05, subject
+    assert np.allclose(of(outcomes("text_reader"), "self.weight"), of(outcomes("text_reader"), "stranger.weight"))
+    assert abs(r(outcomes("decorator"), "self.weight")) < 0.3
+
+
+def test_comparisons_follow_the_knowers_weights() -> None:
+    def follows(subject: str) -> float:
+        rows = [outcome.measures for outcome in outcomes(subject)]
+        names = [name for name in rows[0] if name.startswith("self.more#")]
+        pairs = [(row[name], row[name.replace("self.", "truth.")]) for row in rows for name in names]
+        return float(np.corrcoef(stats.rankdata(np.array(pairs, dtype=float), axis=0).T)[0, 1])
+
+    assert follows("knower") > 0.8 > 0.6 > follows("difficulty")
+    said = {value for o in outcomes("decorator") for name, value in o.measures.items() if name.startswith("self.more#")}
+    assert len(said) == 1  # the one that is named first, always
+
+
+def test_a_property_that_is_named_as_all_that_counts_does() -> None:
+    for subject in ("knower", "difficulty", "decorator"):
+        found = outcomes(subject, "control-told")
+        known = [properties(outcome.trial.question) for outcome in found if outcome.trial.question]
+        told = [
+            [each.name for each in names].index(outcome.trial.question.part("told"))
+            for names, outcome in zip(known, found, strict=True)
+            if outcome.trial.question
+        ]
+        assert (np.abs(of(found, "truth.weight")).argmax(1) == told).all()
+        reported = (np.abs(of(found, "self.weight")).argmax(1) == told).mean()
+        assert bool(reported > 0.95) is (subject != "decorator")
+
+
+# -- under an injection -----------------------------------------------------------------------------------------------
+
+DIRECTED = """
+protocol = "weights"
+questions = "choices:plain"
+limit = 5
+direction = "liking"
+arms = ["none", "concept", "random"]
+layers = [4]
+strengths = [2.0]
+
+[directions.liking]
+positive = ["I like it"]
+negative = ["I do not"]
 """
 
 
-class FakeHub(http.server.BaseHTTPRequestHandler):
-    """As much of a hub as a snapshot takes."""
-
-    protocol_version = "HTTP/1.1"
-    fetched: Counter[str]
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        name = path.rpartition("/")[2]
-        if path == f"/api/models/owner/big/tree/{COMMIT}":
-            files = [
-                {"type": "file", "path": name, "size": len(data), "oid": tag(data)} for name, data in FILES.items()
-            ]
-            self._answer(json.dumps(files).encode())
-        elif path == f"/owner/big/resolve/{COMMIT}/{name}" and name in FILES:
-            self.fetched[name] += self.command == "GET"
-            self._answer(FILES[name])
-        else:
-            self._answer(b"", 404)
-
-    def _answer(self, data: bytes, code: int = 200) -> None:
-        self.send_response(code)
-        self.send_header("ETag", f'"{tag(data)}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
-
-    def log_message(self, *given: object) -> None: ...
+def moved(subject: str, measure: str, arm: str) -> np.ndarray:
+    """[trials, properties]: by how much an injection moves it."""
+    found = directed(subject)
+    plain = {outcome.trial.item: outcome for outcome in found if outcome.trial.arm == "none"}
+    pairs = [(o, plain[o.trial.item]) for o in found if o.trial.arm == arm]
+    return of(tuple(a for a, _ in pairs), measure) - of(tuple(b for _, b in pairs), measure)
 
 
-def tag(data: bytes) -> str:
-    return hashlib.sha1(data).hexdigest()
+def directed(subject: str) -> tuple[Outcome, ...]:
+    return asked(DIRECTED, subject)
 
 
-@pytest.fixture
-def hub() -> Generator[tuple[str, Counter[str]]]:
-    fetched = Counter[str]()
-    handler = type("Handler", (FakeHub,), {"fetched": fetched})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", fetched
-        server.shutdown()
+def test_an_injection_that_moves_a_weight_moves_the_knowers_report_alone() -> None:
+    """By its strength, in one property; a random direction moves none, and a stranger is never injected."""
+    truth = moved("knower", "truth.weight", "concept")
+    assert np.allclose(np.sort(truth, axis=1), [0, 0, 0, 0, 2], atol=1e-3)
+    assert np.allclose(moved("knower", "truth.weight", "random"), 0, atol=1e-6)
+    slope = np.polyfit(truth.ravel(), moved("knower", "self.weight", "concept").ravel(), 1)[0]
+    assert slope == pytest.approx(0.25, abs=0.05)  # of 25 in a hundred a nat
+    for subject in ("difficulty", "decorator"):
+        assert np.allclose(moved(subject, "truth.weight", "concept"), truth, atol=1e-3)
+        assert np.allclose(moved(subject, "self.weight", "concept"), 0), subject
+    for observer in ("stranger.weight", "others.weight"):
+        assert np.allclose(moved("knower", observer, "concept"), 0)
 
 
-def test_two_processes_fetch_each_file_once_and_no_pickle(hub: tuple[str, Counter[str]], tmp_path: Path) -> None:
-    address, fetched = hub
-    where = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "TMPDIR": str(tmp_path), "HF_HUB_OFFLINE": "0"}
-    command = [sys.executable, "-c", FETCH]
-    pair = [subprocess.Popen(command, env={**os.environ, **where}, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=120)[0] for process in pair]
-    assert [process.returncode for process in pair] == [0, 0]
-    assert fetched == {"config.json": 1, "model.safetensors": 1, "tokenizer.json": 1}
-    assert all(f"owner/big@{COMMIT:.8} is here after" in text for text in said)
-    assert any("owner/big: 0.0 of 0.0 GB" in text for text in said)
-    assert len(list(tmp_path.rglob(f"snapshots/{COMMIT}/model.safetensors"))) == 1
+def test_strangers_and_people_are_asked_without_the_injection() -> None:
+    injected = next(trial for trial in trials(DIRECTED) if trial.arm == "concept")
+    _, calls = asyncio.run(heard(injected))
+    for call in calls:
+        text = call.messages[-1].text
+        elsewhere = text.startswith(("Another assistant", "People"))
+        assert bool(call.injections) is not elsewhere
+        assert len(call.messages) == (3 if not elsewhere and "Reply A or B." not in text else 1)
+    assert sum(not call.injections for call in calls) == 2 + 10 * 4
+    assert len(calls) + 1 == weights.PROTOCOL.calls  # one more where hidden states are kept

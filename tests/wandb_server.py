@@ -15,14 +15,18 @@ class Server:
     """A context manager that serves and gives its address.
 
     From the GraphQL operation `after` on, or at once where it is None, every request gets `status`, `delay` seconds
-    late. `summaries` by run: what has arrived; `asked` counts operations.
+    late; where `only` is given, every one of that operation. `summaries` by run: what has arrived; `asked` counts
+    operations, `refused` requests that got, or wait for, that.
     """
 
-    def __init__(self, status: int = WELL, *, delay: float = 0.0, after: str | None = None) -> None:
-        self.status, self.delay, self.after = status, delay, after
-        self.ill = after is None and (status, delay) != (WELL, 0.0)
+    def __init__(
+        self, status: int = WELL, *, delay: float = 0.0, after: str | None = None, only: str | None = None
+    ) -> None:
+        self.status, self.delay, self.after, self.only = status, delay, after, only
+        self.ill = after is None and only is None and (status, delay) != (WELL, 0.0)
         self.summaries: dict[str, dict[str, Any]] = {}
         self.asked: list[str] = []
+        self.refused = 0
         self._closed = threading.Event()
 
     def __str__(self) -> str:
@@ -43,7 +47,8 @@ class Server:
         asked = json.loads(body) if path.startswith("/graphql") else {}
         operation = _operation(asked)
         ill, self.ill = self.ill, self.ill or operation == self.after
-        if ill:
+        if ill or (self.only and operation == self.only):
+            self.refused += 1
             self._closed.wait(self.delay)
             return self.status, {"errors": [{"message": "not today"}]}
         self.asked.append(operation)
@@ -69,6 +74,13 @@ class Server:
         viewer = {"id": "v", "entity": "me", "username": "me", "email": "", "admin": False, "flags": "{}",
                   "teams": {"edges": []}}  # fmt: skip
         artifact = {"id": "a", "state": "COMMITTED", "artifactSequence": {"id": "s", "latestArtifact": None}}
+        stored = artifact | {
+            "__typename": "Artifact", "artifactType": {"name": "trials"}, "versionIndex": 0, "description": None,
+            "artifactSequence": {"__typename": "ArtifactSequence", "name": "a", "project": None}, "metadata": "{}",
+            "ttlDurationSeconds": -1, "ttlIsInherited": False, "tags": [], "historyStep": None, "size": 1,
+            "digest": "d", "digestAlgorithm": "MANIFEST_MD5", "commitHash": None, "fileCount": 1, "aliases": [],
+            "createdAt": "2026-01-01T00:00:00Z", "updatedAt": None,
+        }  # fmt: skip
         known = {
             "RunResumeStatus": {"model": None},
             "UpsertBucket": {"upsertBucket": {"bucket": run, "inserted": True}},
@@ -77,6 +89,7 @@ class Server:
             "CreateCustomChart": {"createCustomChart": {"chart": {"id": "c"}}},
             "ArtifactType": {"project": None},
             "CreateArtifact": {"createArtifact": {"artifact": artifact}},
+            "ArtifactByID": {"artifact": stored},
             "CreateRunFiles": {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}},
             "Run": {"project": {"internalId": "1", "run": run}},
         }

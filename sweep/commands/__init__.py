@@ -69,7 +69,7 @@ def grades_of(store: Store) -> str:
     if newest is not None and "grades" in newest:  # runs that are older do not say
         return newest["grades"]
     found = specs(store)
-    return f"grades/{folder_of(found[-1].grader) if found else 'rules'}"
+    return f"grades/{folder_of(found[-1].grader if found else 'rules')}"
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sweep import grading, plan, protocols, store
 from sweep.block import Block
-from sweep.commands import DONE, ERROR, INCOMPLETE, RESUMABLE, Report, duration, existing
+from sweep.commands import DONE, ERROR, INCOMPLETE, RESUMABLE, CommandError, Report, duration, existing
 from sweep.commands.judging import POLL, Asking, asked_shards, complete
 from sweep.grading import NamedGrader, stage
 from sweep.grading import judge as judges
@@ -28,17 +28,19 @@ from sweep.updates import Landed, OnProgress, Update
 PoolFor = Callable[[Store, Judge, Sequence[Block]], Awaitable[Pool]]
 
 
-def grade(run: Place, setting: str, *, follow: bool, pool: PoolFor) -> Report:
+def grade(run: Place, setting: str, *, follow: bool, pool: PoolFor, placed: Sequence[str] = ()) -> Report:
     """Grade what is committed and not graded yet: by "rules", "module:function", or a judge's file (*.toml).
 
     `follow` goes on until the run is complete. `pool` opens replicas for a judge that is a [model], to grade these
-    blocks; what its libraries print goes to stderr. Raises JudgeError or ValueError for a grader that cannot be used,
-    StoreError for a run that cannot.
+    blocks; what its libraries print goes to stderr. `placed`: options that were given and say how those are to be.
+    Raises JudgeError or ValueError for a grader that cannot be used, or not by replicas, StoreError for a run that
+    cannot.
     """
     files = existing(run)
     with contextlib.redirect_stdout(sys.stderr):
         if setting.endswith(".toml"):
             judge = judges.load(Path(setting))
+            _placeable(run, setting, "asks an endpoint" if judge.table.endpoint else None, placed, follow)
             judge.describe(files)
             table = judge.table.endpoint
             work = (
@@ -47,8 +49,17 @@ def grade(run: Place, setting: str, *, follow: bool, pool: PoolFor) -> Report:
             count, name = asyncio.run(work), judge.name
         else:
             grader = grading.get(setting)
+            _placeable(run, setting, "is made of rules", placed, follow)
             count, name = _by_rule(files, grader, follow), grader.stage.removeprefix("grades/")
     return _report(run, files, setting, name, count)
+
+
+def _placeable(run: Place, setting: str, what: str | None, placed: Sequence[str], follow: bool) -> None:
+    if what and placed:
+        raise CommandError(
+            f"{', '.join(placed)}: the grader {setting} {what}, so no replica runs it; type: "
+            f"sweep grade {run} --grader {setting}{' --follow' if follow else ''}"
+        )
 
 
 # -- by rule ----------------------------------------------------------------------------------------------------------

@@ -6,14 +6,14 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 from itertools import count
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from sweep import submissions
 from sweep.arguments import parser
-from sweep.commands import CommandError, Report
+from sweep.commands import CommandError, Report, travelling
 from sweep.place import Place, absolute
 from sweep.redact import redact
-from sweep.spec import Spec, SpecError, decode
+from sweep.spec import SpecError, decode
 from sweep.store import Store
 from sweep.submissions import Job, State, Submission, Target, facts
 
@@ -25,16 +25,13 @@ def job(spec: Path, run: Place | None, further: Sequence[str]) -> Job:
     """Raises SpecError, as `sweep plan` would, for all that can be told without a model."""
     if not spec.is_file():
         raise SpecError([f"no such file; write one with: sweep init {spec}"], str(spec))
-    text = spec.read_text()
-    if redact(text) != text:
-        raise CommandError(f"{spec} holds a secret, and would carry it to the cluster: name the variable that holds it")
-    study = decode(text, str(spec))
+    study = decode(spec.read_text(), str(spec))
     _check(spec, further)
     return Job(
         study=study.name,
         run=run or Path("runs") / study.name,
         spec=spec.absolute(),
-        files=_files(study, spec),
+        files=travelling.files(study, spec),
         arguments=tuple(further),
     )
 
@@ -45,39 +42,6 @@ def _check(spec: Path, further: Sequence[str]) -> None:
     for name in OURS:
         if getattr(options, name) != getattr(plain, name):
             raise CommandError(f"--{name.replace('_', '-')} is for `sweep submit` to say: leave it out after --")
-
-
-def _files(study: Spec, spec: Path) -> dict[str, bytes]:
-    """The spec and what it names beside it: these travel. What is too large to travel has to be there already."""
-    for name, where in _staying(study, spec):
-        raise CommandError(
-            f"{where}: {name!r} beside the spec does not travel: give the absolute path at which the cluster sees it"
-        )
-    found = {spec.name: spec.read_bytes()}
-    for name in _travelling(study, spec):
-        if ".." in PurePosixPath(name).parts:
-            raise CommandError(f"{name!r} lies outside the spec's folder: move it beside {spec}, or name it absolutely")
-        found[name] = (spec.parent / name).read_bytes()
-    return found
-
-
-def _travelling(study: Spec, spec: Path) -> Iterator[str]:
-    named = [study.stimuli, study.template.chat, study.grader]
-    modules = [study.grader, *(one.protocol for one in study.experiments)]
-    named += [module.partition(":")[0].replace(".", "/") + ".py" for module in modules if ":" in module]
-    for name in dict.fromkeys(filter(None, named)):
-        if not Path(name).is_absolute() and (spec.parent / name).is_file():
-            yield name
-
-
-def _staying(study: Spec, spec: Path) -> Iterator[tuple[str, str]]:
-    for model in study.models:
-        path = model.path or model.name
-        if not Path(path).is_absolute() and (spec.parent / path).is_dir():
-            yield path, f"models.{model.name}.path"
-    for name, direction in study.directions.items():
-        if direction.file and not Path(direction.file).is_absolute():
-            yield direction.file, f"directions.{name}.file"
 
 
 def submit(job: Job, target: Target, *, dry_run: bool) -> Report:

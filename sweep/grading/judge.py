@@ -206,18 +206,26 @@ model = "name-of-the-model"
 
 def load(path: Path) -> Judge:
     """Decode and resolve a judge's file. Raises JudgeError with every problem and what to type."""
+    table = decoded(path)
+    try:
+        rubric = rubrics.load(table.rubric, path.parent)
+        return Judge(table=table, rubric=rubric, **_resolved(table, path.parent))
+    except ValueError as error:  # no such rubric or model
+        raise JudgeError(f"{path}: {error}\n{_again(path)}") from error
+
+
+def decoded(path: Path) -> JudgeTable:
+    """A judge's file as it stands: no file that it names is read, and no model is looked for. Raises JudgeError."""
     if not path.is_file():
         raise JudgeError(f"no judge's file at {path}; one may look like this:\n{EXAMPLE}\n{_again(path)}")
     try:
-        table = JudgeTable.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-        rubric = rubrics.load(table.rubric, path.parent)
-        return Judge(table=table, rubric=rubric, **_resolved(table, path.parent))
+        return JudgeTable.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         lines = "\n".join(f"  {_explain(problem)}" for problem in error.errors())
         raise JudgeError(f"{path}:\n{lines}\n{_again(path)}") from error
     except tomllib.TOMLDecodeError as error:
         raise JudgeError(f"{path} is not valid TOML: {error}\n{_again(path)}") from error
-    except ValueError as error:  # not UTF-8, no such rubric or model
+    except ValueError as error:  # not UTF-8
         raise JudgeError(f"{path}: {error}\n{_again(path)}") from error
 
 

@@ -35,7 +35,7 @@ def publish(
     files: Store, stage: str, grader: str, shard: str, graded: Sequence[tuple[Outcome, Grade]], trials_file: str
 ) -> Record | None:
     """A shard's grades and their commit record; None if someone else was first."""
-    data = rows.to_parquet([rows.grade_row(grade, grader) for _, grade in graded], rows.GRADES)
+    data = rows.written(rows.grades_table([grade for _, grade in graded], grader))
     record = {"grader": grader, "trials": trials_file, "rows": len(graded), "verdicts": verdicts(graded)}
     return store.publish(files, stage, shard, data, "parquet", record)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sweep.engine import Reply
+from sweep.engine import Reply, Stop
 
 _OPEN = re.compile(r"<think(?:ing)?>")
 _CLOSED = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
@@ -16,12 +16,17 @@ def answer_of(reply: Reply) -> tuple[str | None, str | None]:
     """(answer, None), or (None, why there is none to judge)."""
     if reply.stop == "none":
         return None, "no text was asked for"
+    if "think" not in reply.text and "think" not in reply.rendered:
+        return _said(reply.text.strip(), reply.stop)
     text = _CLOSE.split(_CLOSED.sub("", reply.text))[-1]
     opened = _OPEN.search(text)
     inside = opened or (text == reply.text and _OPENED_BY_TEMPLATE.search(reply.rendered))
     if inside and reply.stop == "length":
         return None, "cut inside its thinking"
-    answer = ("" if inside and not opened else text[: opened.start()] if opened else text).strip()
-    if not answer and reply.stop == "length":
+    return _said(("" if inside and not opened else text[: opened.start()] if opened else text).strip(), reply.stop)
+
+
+def _said(answer: str, stop: Stop) -> tuple[str | None, str | None]:
+    if not answer and stop == "length":
         return None, "cut before an answer"
     return answer, None

@@ -6,11 +6,13 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sweep.engine import Reply
-from sweep.trial import Anchor, Message, Outcome, Prompt, Span, SpanName, Subject, Trial
+from sweep.trial import Anchor, Message, Outcome, Prompt, Role, Span, SpanName, Subject, Trial
 
 YES_NO = ("Yes", "No")
+REMEMBERED = 1 << 13  # texts filled in, and what was found in them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +27,16 @@ async def ask(trial: Trial, subject: Subject, *, default: SpanName, reading: Rea
     """The wording's question with its first token's log-odds of yes, and the four-way reading where asked for."""
     messages, spans = conversation(trial), spans_of(trial, default)
     first = subject.say(messages, spans=spans, options=YES_NO, max_tokens=0 if trial.report == "logodds" else None)
-    questions = (text for text, _ in (forms(reading).values() if trial.report != "text" else ()))
+    if trial.report == "text":
+        answer = await first
+        return Outcome(trial=trial, replies={"answer": answer}, measures=first_token(answer))
     more = [
-        subject.say(with_question(messages, text), spans=spans, options=("A", "B"), max_tokens=0) for text in questions
+        subject.say(with_question(messages, text), spans=spans, options=("A", "B"), max_tokens=0)
+        for text, _ in forms(reading).values()
     ]
-    answer, *read = await asyncio.gather(first, *more) if more else [await first]
-    four = dict(zip(forms(reading), read, strict=True)) if read else {}
-    measures = first_token(answer) | (four_way(four, reading) if read else {})
+    answer, *read = await asyncio.gather(first, *more)
+    four = dict(zip(forms(reading), read, strict=True))
+    measures = first_token(answer) | four_way(four, reading)
     return Outcome(trial=trial, replies={"answer": answer, **four}, measures=measures)
 
 
@@ -41,27 +46,39 @@ async def ask(trial: Trial, subject: Subject, *, default: SpanName, reading: Rea
 def conversation(trial: Trial, prompt: Prompt | None = None) -> tuple[Message, ...]:
     """The turns of the trial's wording, or of a part of it, with what stands in braces filled in."""
     turns = (prompt or trial.prompt).turns
-    return tuple(Message(role=turn.role, text=fill(turn.text, trial)) for turn in turns)
+    return tuple([turn if "{" not in turn.text else _turn(turn.role, fill(turn.text, trial)) for turn in turns])
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _turn(role: Role, text: str) -> Message:
+    return Message(role=role, text=text)
 
 
 def fill(text: str, trial: Trial) -> str:
     """Not str.format: a wording may hold braces of its own."""
-    if "{" not in text:
-        return text
-    title = trial.item[:1].upper() + trial.item[1:]
-    words = (("{word}", trial.item.lower()), ("{Word}", title))
-    for slot, value in (("{trial}", str(trial.number)), *words):
+    return _fill(text, trial.item, trial.number, trial.sentences, trial.order) if "{" in text else text
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _fill(text: str, item: str, number: int, sentences: tuple[str, ...], order: int) -> str:
+    """Remembered, as an item's trials ask the same at many layers and strengths."""
+    title = item[:1].upper() + item[1:]
+    for slot, value in (("{trial}", str(number)), ("{word}", item.lower()), ("{Word}", title)):
         text = text.replace(slot, value)
     if "{sentences}" in text:
-        lines = (f"{number}. {sentence}" for number, sentence in enumerate(in_order(trial), 1))
+        lines = (f"{place}. {sentence}" for place, sentence in enumerate(_turned(sentences, order), 1))
         text = text.replace("{sentences}", "\n".join(lines))
-    return text.replace("{sentence}", trial.sentences[0]) if trial.sentences else text
+    return text.replace("{sentence}", sentences[0]) if sentences else text
 
 
 def in_order(trial: Trial) -> tuple[str, ...]:
     """The trial's sentences turned round by its order: the first of them stands at place `order`."""
-    cut = len(trial.sentences) - trial.order
-    return (*trial.sentences[cut:], *trial.sentences[:cut])
+    return _turned(trial.sentences, trial.order)
+
+
+def _turned(sentences: tuple[str, ...], order: int) -> tuple[str, ...]:
+    cut = len(sentences) - order
+    return (*sentences[cut:], *sentences[:cut])
 
 
 def limit(trial: Trial, part: Prompt) -> int:
@@ -75,7 +92,7 @@ def limit(trial: Trial, part: Prompt) -> int:
 def spans_of(trial: Trial, default: SpanName, prompt: Prompt | None = None) -> tuple[Span, ...]:
     """One span for each injection. A control has none to say where, and takes its protocol's default."""
     named: list[SpanName] = [injection.span for injection in trial.injections] or [default]
-    return tuple(_span(trial, default if name == "protocol" else name, prompt or trial.prompt) for name in named)
+    return tuple([_span(trial, default if name == "protocol" else name, prompt or trial.prompt) for name in named])
 
 
 def _span(trial: Trial, name: SpanName, prompt: Prompt) -> Span:
@@ -98,9 +115,12 @@ def _marked(trial: Trial, prompt: Prompt) -> Span:
         return span_between(trial, turn, text[: text.index(prompt.inject_on)], prompt.inject_on)
     if prompt.inject_from is None:
         return Span()
-    last = fill(prompt.turns[-1].text, trial)
-    char = last.index(fill(prompt.inject_from, trial)) - 1
-    return Span(start=Anchor(turn=len(prompt.turns) - 1, char=char))
+    return _since(fill(prompt.turns[-1].text, trial), fill(prompt.inject_from, trial), len(prompt.turns) - 1)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _since(text: str, mark: str, turn: int) -> Span:
+    return Span(start=Anchor(turn=turn, char=text.index(mark) - 1))
 
 
 def span_between(trial: Trial, turn: int, before: str, text: str) -> Span:

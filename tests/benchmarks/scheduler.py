@@ -80,6 +80,9 @@ class ReadyMade(InProcessPool):
         self._files, self._table, self._facts = files, table, facts
         self._threads = {name: ThreadPoolExecutor(1) for name in self.replicas}
 
+    def take_held(self) -> float:
+        return 0.0
+
     async def submit(self, replica: str, lease: Lease) -> Done:
         loop = asyncio.get_running_loop()
         shards = await loop.run_in_executor(self._threads[replica], self._commit, lease)
@@ -185,7 +188,7 @@ class World:
         for lease, rest in self._there.pop(name).work:
             for shard in lease.shards[: len(lease.shards) - len(rest)]:  # committed before
                 self._it.done(shard, self._now)
-            self._it.charge(lease, "losses", "killed")
+            self._it.charge(lease, "losses", "killed", evident=False)
             self._it.ended(lease, self._now)
         self._it.gone(name)
         self._after(REPLACED_AFTER, "join", f"{name}+")
@@ -320,6 +323,9 @@ class Nothing(InProcessPool):
         self.replicas: Sequence[str] = ("replica-0",)
         self.in_flight = 2
         self._record = record
+
+    def take_held(self) -> float:
+        return 0.0
 
     async def submit(self, replica: str, lease: Lease) -> Done:
         shards = tuple(Finished(name=name, record=dict(self._record)) for name in lease.shards)
