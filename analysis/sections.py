@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from analysis import contrasts, findings, naming
+from analysis import contrasts, findings, naming, selfknowledge
+from analysis.asking import Asking
 from analysis.contrasts import Drop
 from analysis.findings import Findings
 from analysis.gather import CELL, KEYS, SETTING, SHARED, Gathered
 from analysis.inference import Missing
+from analysis.judging import Judging
 from analysis.load import BOTH, VERDICT
 from analysis.naming import Named
 from analysis.rates import Rate, as_rate
@@ -33,18 +35,21 @@ __all__ = ["CELL", "KEYS", "SETTING", "SHARED", "Declared", "Section", "sections
 class Section:
     """One model under one protocol and setting.
 
-    `cells` has a row for each arm, wording, layer, dose and measure, with `cell` (a number, the same in the whole
-    report) and the columns of `Rate`; `items` and `categories` the rate of each concept, or of each category of
-    concepts, a wording and measure at the declared cell, or over all cells where none is declared; `odds` the mean
-    log-odds of yes, or of the right choice. `drop` is the summary contrast of prefill, None elsewhere. `readings` has
-    the mean cosines of uninjected trials by wording, layer and kind, `compared` the paired contrasts of them. Tables
-    are empty where the protocol has no such thing. `orders` counts trials by the order of their sentences. `found` is
-    what the statistics say of the first measure, None where nothing was graded; `verdict` that on the model in this
-    setting, None but where claims of an injected thought were asked for; `named` is None where no names were graded.
+    `asking` is None where the run has no plan. `cells` has a row for each arm, wording, layer, dose and measure, with
+    `cell` (a number, the same in the whole report), the columns of `Rate` and those of `tables.cell_rates`; `items` and
+    `categories` the rate of each concept, or of each category of concepts, a wording and measure at the declared cell,
+    or over all cells where none is declared; `odds` the mean log-odds of yes, or of the right choice. `drop` is the
+    summary contrast of prefill, None elsewhere. `readings` has the mean cosines of uninjected trials by wording, layer
+    and kind, `compared` the paired contrasts of them. Tables are empty where the protocol has no such thing. `orders`
+    counts trials by the order of their sentences. `found` is what the statistics say of the first measure, None where
+    nothing was graded; `verdict` that on the model in this setting, None but where claims of an injected thought were
+    asked for, and `judged` the settings and wordings that it rests on, by protocol; `named` is None where no names were
+    graded.
     """
 
     slug: str
     keys: Mapping[str, object]
+    asking: Asking | None
     measures: tuple[str, ...]
     cells: pl.DataFrame
     items: pl.DataFrame
@@ -57,6 +62,7 @@ class Section:
     declared: Declared | None
     found: Findings | None
     verdict: Verdict | Missing | None
+    judged: Mapping[str, tuple[str, str | None]]
     named: Named | None
     status: Mapping[str, int]
     landed: int  # trials here of the model and protocol, in any setting
@@ -117,18 +123,31 @@ class Section:
 
         For a section with one wording, see `under`.
         """
+        rows = self._row(measure, arm, cell)
+        return as_rate(rows.row(0, named=True)) if rows.height else None
+
+    def ever(self, measure: str, arm: str, cell: Declared | None) -> tuple[int, float | None, float | None] | None:
+        """In how many clusters it ever happens there, and the exact interval of their share (`rates.exact`)."""
+        rows = self._row(measure, arm, cell).select("some", "some_low", "some_high")
+        return rows.row(0) if rows.height else None
+
+    def _row(self, measure: str, arm: str, cell: Declared | None) -> pl.DataFrame:
         rows = self.table(measure, arm)
         if arm != "none":
             rows = rows.filter(layer=cell.layer, dose=cell.strength) if cell else rows.clear()
-        return as_rate(rows.row(0, named=True)) if rows.height else None
+        return rows
 
 
 def sections(run: Gathered, declared: Mapping[str, Declared]) -> list[Section]:
-    """Every section of a run, in the order of models and protocols; `declared` by protocol."""
-    settings = _settings(run.cells)
-    judged: dict[tuple[object, ...], Judged] = {}
-    found = [_section(run, keys, settings, declared.get(str(keys["protocol"])), judged) for keys in settings]
-    return [replace(section, verdict=_verdict(section, judged)) for section in found]
+    """Every section of a run, in the order of models and protocols; `declared` by protocol. The tests of self-knowledge
+    have sections of their own (`analysis.selfsection`)."""
+    settings = _settings(run.cells.filter(~pl.col("protocol").is_in(selfknowledge.PROTOCOLS)))
+    judging = Judging(run.plan.asking)
+    found = [_section(run, keys, settings, declared.get(str(keys["protocol"])), judging) for keys in settings]
+    return [
+        replace(each, verdict=judging.verdict(each.keys, each.found), judged=judging.settings(each.keys))
+        for each in found
+    ]
 
 
 def _settings(cells: pl.DataFrame) -> list[dict[str, object]]:
@@ -149,7 +168,7 @@ def _place(keys: Mapping[str, object], rank: Mapping[str, int]) -> tuple[object,
 
 def _section(
     run: Gathered, keys: dict[str, object], settings: Sequence[Mapping[str, object]], cell: Declared | None,
-    judged: dict[tuple[object, ...], Judged],
+    judging: Judging,
 ) -> Section:  # fmt: skip
     measures = run.measures.get(str(keys["protocol"]), ())
     cells = run.cells.filter(_of(keys)).select("cell", pl.col("arm", "wording").cast(pl.Categorical), "layer", "dose")
@@ -161,21 +180,22 @@ def _section(
     read = run.read.filter(_same(keys, SHARED))
     wordings = contrasts.pairs_of(plain["wording"].unique().to_list(), PAIRS)
     section = Section(
-        slug=_slug(keys, settings), keys=keys, measures=measures, cells=cell_rates(sums, plain, measures),
+        slug=_slug(keys, settings), keys=keys, asking=run.plan.asking.get(str(keys["setting"])), measures=measures,
+        cells=cell_rates(sums, plain, measures),
         items=rates_by_item(mine, sums, plain, measures, cell),
         categories=rates_by_category(sums.join(run.items, on="item"), plain, measures, cell),
         odds=mean_odds(mine, plain), drop=drop(mine, keys), readings=contrasts.by_wording(read),
-        compared=contrasts.compared(read, wordings), orders=_orders(run, keys), declared=cell, found=None, verdict=None,
-        named=None, status=_status(run, keys), landed=_landed(run, keys),
+        compared=contrasts.compared(read, wordings), orders=_orders(run, keys), declared=cell, found=None,
+        verdict=None, judged={}, named=None, status=_status(run, keys), landed=_landed(run, keys),
         planned=run.planned.get((str(keys["model"]), str(keys["protocol"]))),
     )  # fmt: skip
-    found = _found(section, mine, judged)
+    found = _found(run, section, mine, judging)
     return replace(section, found=found, named=_named(run, section, mine, found))
 
 
 def _with_kl(mine: pl.DataFrame, run: Gathered, keys: Mapping[str, object]) -> pl.DataFrame:
     """With the KL of the concept's own injections, where any was measured."""
-    here = run.kl.filter(_same(keys, ("model", "model_digest", "norm", "mode", "span")))
+    here = run.kl.filter(_same(keys, ("model", "model_digest", "setting", "norm", "mode", "span")))
     if not here.height:
         return mine
     known = here.select(pl.col("item").cast(pl.Categorical), "layer", "dose", "kl")
@@ -204,29 +224,19 @@ def _slug(keys: Mapping[str, object], settings: Sequence[Mapping[str, object]]) 
 # -- what the statistics say ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """Of one model and setting: where it is judged, and the trials there by protocol."""
-
-    place: findings.Place
-    trials: dict[str, pl.DataFrame]
-
-
-def _found(section: Section, mine: pl.DataFrame, judged: dict[tuple[object, ...], Judged]) -> Findings | None:
+def _found(run: Gathered, section: Section, mine: pl.DataFrame, judging: Judging) -> Findings | None:
     if not section.main:
         return None
     asked = pl.lit(section.wordings[0], pl.String)
+    lead = mine.filter(pl.col("wording").cast(pl.String).eq_missing(asked))
+    prompts = run.asked.sort("asked")["prompt"].cast(pl.Categorical).gather(lead["asked"])
     kept = (*findings.COLUMNS, "kl", *(VERDICT + name for name in section.measures), "logodds_yes")
-    lead = mine.filter(pl.col("wording").cast(pl.String).eq_missing(asked)).select(
-        name for name in kept if name in mine.columns
+    lead = lead.with_columns(prompts.alias("prompt")).select(
+        name for name in kept if name == "prompt" or name in mine.columns
     )
-    cell = section.declared
-    found = findings.find(lead, section.main[0], (cell.layer, cell.strength) if cell else None)
-    group = _group(section)
-    if section.protocol == findings.JUDGED[0] and found.place:
-        judged[group] = Judged(place=found.place, trials={})
-    if section.protocol in findings.JUDGED and group in judged:
-        judged[group].trials[section.protocol] = findings.at(lead, judged[group].place)
+    cell, usual = section.declared, findings.nearest(run.asked.filter(_of(section.keys), arm="concept"))
+    found = findings.find(lead, section.main[0], (cell.layer, cell.strength) if cell else None, usual)
+    judging.add(section.keys, section.wordings[0], lead, found.place)
     return found
 
 
@@ -235,27 +245,6 @@ def _named(run: Gathered, section: Section, mine: pl.DataFrame, found: Findings 
         return None
     words = mine["item"].unique().cast(pl.String).sort().to_list()
     return naming.names(run, mine, found.place, words)
-
-
-def _group(section: Section) -> tuple[object, ...]:
-    return tuple(value for name, value in section.keys.items() if name != "protocol")
-
-
-def _verdict(section: Section, judged: Mapping[tuple[object, ...], Judged]) -> Verdict | Missing | None:
-    if section.protocol != findings.JUDGED[0] or section.found is None:
-        return None
-    here = judged.get(_group(section))
-    if here is None:
-        return Missing(reason=_nowhere(section))
-    return findings.judge(here.trials, here.place)
-
-
-def _nowhere(section: Section) -> str:
-    cell, best = section.declared, section.found and section.found.best
-    if cell:
-        return f"the declared cell, layer {cell.layer} and strength {cell.strength:g}, has no trial that ended ok"
-    why = best.reason if isinstance(best, Missing) else "there is none"
-    return f"no cell was declared, and none can be chosen on the dev concepts: {why}"
 
 
 # -- counts -----------------------------------------------------------------------------------------------------------

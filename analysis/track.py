@@ -15,7 +15,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
+from urllib.parse import quote
 
 import polars as pl
 import wandb
@@ -26,7 +28,7 @@ from wandb.sdk.lib.wbauth.wbnetrc import read_netrc_auth
 from wandb.sdk.mailbox.mailbox import MailboxClosedError
 from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError, ServerResponseError
 
-from analysis import mirror
+from analysis import mirror, selfsection
 from analysis.frames import Opened, open_frame
 from analysis.load import Run
 from analysis.mirror import Snapshot
@@ -179,14 +181,26 @@ class _Mirrors:
         return found | ({"transcripts": _table(mirror.transcripts(mine))} if self.options.text else {})
 
     def finish(self) -> None:
-        """Name the parts that the numbers came from, and wait until W&B has it all."""
-        for model in list(self._runs):
-            run = self._runs.pop(model)
+        """Show what needs all of a run, name the parts that the numbers came from, and wait until W&B has it all."""
+        drawn = selfsection.mirrored(self._last.run) if self._last and self.options.tables else {}
+        for model, run in list(self._runs.items()):
+            if pictures := drawn.get(model):
+                run.log({name: wandb.Html(svg, inject=False, data_is_not_path=True) for name, svg in pictures.items()})
             if self._last:
-                run.log_artifact(_parts(self._last, model, run.id))
+                self._hand_in(run.log_artifact(_parts(self._last, model, run.id)))
+            del self._runs[model]
             run.finish()
             if self._mode == "online":
                 _confirm(run.path, self._done[model], self.options.patience)
+
+    def _hand_in(self, artifact: wandb.Artifact) -> None:
+        """Wait until W&B has taken it: its client says nothing where it was refused. CommError unless it has."""
+        if self._mode != "online":
+            return
+        try:
+            artifact.wait(timeout=round(10 * self.options.patience))
+        except ValueError as error:  # so it says what W&B answered
+            raise CommError(f"its parts, the artifact {artifact.name}: {error}") from error
 
     def _begin(self, model: str, mine: Run) -> wandb.Run:
         options, document = self.options, self._document
@@ -275,7 +289,8 @@ def _parts(found: Opened, model: str, name: str) -> wandb.Artifact:
     mine = [file for file in found.trials if file.shard is None or file.shard in shards]
     for file in mine:
         local = "://" not in file.address  # of others the client would ask the store, with whatever credentials it has
-        address = f"file://{file.address}" if local else file.address
+        given = quote(f"{found.run.path}/{file.inside}")  # as the run was named: no more of this machine than that
+        address = f"file:{given}" if local else file.address
         artifact.add_reference(address, name=f"trials/{Path(file.address).name}", checksum=local)
     _put(artifact, "sha256.json", {Path(file.address).name: file.sha256 for file in mine})
     _put(artifact, "layer-strength-map.vl.json", mirror.MAP)
@@ -283,5 +298,8 @@ def _parts(found: Opened, model: str, name: str) -> wandb.Artifact:
 
 
 def _put(artifact: wandb.Artifact, name: str, document: Mapping[str, Any]) -> None:
-    with artifact.new_file(name) as file:
-        json.dump(document, file, indent=1)
+    """The client takes a copy; of a file that it makes itself it would leave the folder behind."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / name
+        file.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        artifact.add_file(str(file), name=name)

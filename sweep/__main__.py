@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweep.arguments import parsed
+from sweep.arguments import parsed, placed
 from sweep.block import Block
 from sweep.commands import CommandError, Report, existing, grades_of
 from sweep.commands.answering import answered
@@ -19,7 +19,7 @@ from sweep.grading.judge import Judge
 from sweep.pool import Pool
 from sweep.serving import ServingFor, parse
 from sweep.spec import schema
-from sweep.store import Store
+from sweep.store import Record, Store
 from sweep.trial import Model
 
 if TYPE_CHECKING:
@@ -160,9 +160,33 @@ def _grade(options: argparse.Namespace) -> Report:
         return _pool(options, files, "rules", serving, judge.blocks(blocks), judge)()
 
     try:
-        return grade(options.run, options.grader, follow=options.follow, pool=pool)
+        return grade(options.run, options.grader, follow=options.follow, pool=pool, placed=placed(options))
     except ValueError as error:  # of a grader that cannot be used
         raise CommandError(str(error)) from error
+
+
+def _read(options: argparse.Namespace) -> Report:
+    from sweep.commands import reading
+
+    def fit(files: Store, names: Sequence[str], protocol: str, model: str) -> Mapping[str, Record | str | None]:
+        from analysis import readers
+
+        return readers.fit(files, names, protocol, model)
+
+    def load(files: Store, name: str, model: str, tell: Callable[[int, int], None]) -> Mapping[str, int] | str:
+        from cluster import readers
+
+        try:
+            return readers.read(files, name, model, tell)
+        except readers.Unreadable as error:
+            return str(error)
+
+    with _run_errors():
+        if options.ask:
+            from cluster.readers.read_head import asked
+
+            return reading.heads(options.run, options.ask, asked)
+        return reading.read(options.run, options.reader, reading.Readers(fit=fit, load=load))
 
 
 def _agree(options: argparse.Namespace) -> Report:
@@ -288,6 +312,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Report]] = {
     "compare": _compare,
     "compact": _compact,
     "grade": _grade,
+    "read": _read,
     "agree": _agree,
     "calibrate": _calibrate,
     "track": _track,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sweep.commands import DONE, ERROR, INCOMPLETE, RESUMABLE
+from sweep.commands.reading import FITTED, LOADED, ORACLE
 from sweep.place import Place, StoreError, place
 from sweep.serving import explained
 
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run_verbs(verb)
     _add_report_verbs(verb)
     _add_grader_verbs(verb)
+    _add_reader_verb(verb)
     _add_cluster_verbs(verb)
     _add_table_verbs(verb)
     return top
@@ -64,9 +66,10 @@ def _add_spec_verbs(verb: Verb) -> None:
     init.add_argument("path", type=Path, nargs="?", default=Path("study.toml"), metavar="FILE")
     init.add_argument(
         "--preset",
-        choices=("example", "study"),
+        choices=("example", "study", "self-knowledge"),
         default="example",
-        help="example: one experiment, every setting explained; study: every experiment under its controls",
+        help="example: one experiment, every setting explained; study: every experiment of injection under its "
+        "controls; self-knowledge: the tests of what a model knows of itself",
     )
     init.add_argument("--model", metavar="NAME", help="the model to ask (default: the pocket model that ships)")
     plan = verb("plan", "count, deduplicate and price a study, and warn", "sweep plan study.toml --json")
@@ -112,6 +115,12 @@ def _pool_arguments(made: argparse.ArgumentParser) -> None:
         help='how this machine is to serve models with engine = "vllm", for all or for one by its name; see below',
     )
     made.epilog = f"{explained()}\n\n{made.epilog}"
+
+
+def placed(options: argparse.Namespace) -> list[str]:
+    """Of `_pool_arguments`, those that were given."""
+    given = {name: getattr(options, name) for name in ("replicas", "address", "in_process", "serve")}
+    return [f"--{name.replace('_', '-')}" for name, value in given.items() if value not in (None, False, [])]
 
 
 def _add_run_verbs(verb: Verb) -> None:
@@ -238,6 +247,23 @@ def _add_table_verbs(verb: Verb) -> None:
     export.add_argument("--grader", metavar="NAME", help="whose verdicts (default: those of the spec's grader)")
     columns = verb("columns", "what every column of a run's tables means, its unit and its nulls", "sweep columns")
     columns.add_argument("--markdown", action="store_true", help="as tables in Markdown")
+
+
+def _add_reader_verb(verb: Verb) -> None:
+    read = verb(
+        "read",
+        "let probes, lenses and other readers of activations judge the trials whose hidden states a run kept",
+        "sweep read runs/demo --reader probe lens oracle:adapters/oracle",
+    )
+    read.add_argument("run", type=_place, metavar="RUN")
+    read.add_argument(
+        "--reader",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"{', '.join((*FITTED, *LOADED))}, or {ORACLE}FOLDER, a LoRA as peft saves it (default: all but that)",
+    )
+    read.add_argument("--ask", metavar="TEXT", help="ask the model this, with the read-heads that were fitted before")
 
 
 def _add_cluster_verbs(verb: Verb) -> None:

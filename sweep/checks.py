@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from sweep.material import COUNTERFACTUAL
 from sweep.spec import ExperimentTable, RuleTable
-from sweep.trial import Prompt, Protocol
+from sweep.trial import Prompt, Protocol, Question
 
 
 def problems(
@@ -19,6 +20,24 @@ def problems(
         # KL is measured from a line break on, as the span of a wording with `inject_from` is.
         what = f"kl_of_concept is not measured on {table.protocol}'s own span"
         yield f"{where}.strengths: {what}; use norm_of_concept, or name other spans"
+
+
+def of_questions(table: ExperimentTable, protocol: Protocol, asked: Sequence[Question], where: str) -> Iterator[str]:
+    if protocol.questions and table.questions is None:
+        yield f'{where}: {table.protocol} asks about questions; name a set, as in questions = "arithmetic"'
+    if table.questions is not None and not protocol.questions:
+        yield f"{where}.questions: {table.protocol} asks about concepts; leave it out"
+    if table.limit is not None and table.questions is None:
+        yield f"{where}.limit: there are no questions to take some of; name them, or leave it out"
+    if table.states and not protocol.questions:
+        yield f"{where}.states: {table.protocol} keeps no hidden states; leave it out"
+    if not protocol.questions or table.direction is not None or set(table.arms) == {"none"}:
+        return
+    own = next((q.name for q in asked if all(name != COUNTERFACTUAL for name, _ in q.parts)), None)
+    if own is not None:
+        yield f'{where}.arms: question {own!r} has no direction of its own; name one, as in direction = "confidence"'
+    if "wrong_concept" in table.arms:
+        yield f"{where}.arms: wrong_concept is for concepts; use random or shuffled"
 
 
 def warnings(table: ExperimentTable, protocol: Protocol, items: int, where: str) -> Iterator[str]:

@@ -22,7 +22,8 @@ Stop = Literal["end", "length", "none"]
 class Reading:
     """The residual stream at the output of `layers` (None: all), after any injection there, at a span's positions.
 
-    A span that goes on into the answer is read at every token of it that was fed back. The answer is float32:
+    A span that goes on into the answer is read at every token of it that was fed back; of one that ends, `keep` says
+    how many positions alone are read: its first, or where negative its last. The answer is float32:
     "vector" [positions, layers, hidden]; "norm" ||h|| [positions, layers]; "dot" h.v and "cosine" h.v / ||h|| ||v||
     [positions, layers, directions], where v is each direction's own vector at that layer, as extracted.
     """
@@ -31,6 +32,15 @@ class Reading:
     layers: tuple[int, ...] | None = None
     measure: Literal["vector", "norm", "dot", "cosine"] = "vector"
     directions: tuple[Direction, ...] = ()
+    keep: int | None = None
+
+    def within(self, start: int, stop: int | None) -> tuple[int, int | None]:
+        """The positions that are read, of the span's. Raises ValueError where so many of a span without end are."""
+        if self.keep is None:
+            return start, stop
+        if stop is None:
+            raise ValueError(f"{self.keep} positions of a span that has no end: give it a stop")
+        return (start, min(stop, start + self.keep)) if self.keep > 0 else (max(start, stop + self.keep), stop)
 
 
 @dataclass(frozen=True, kw_only=True)

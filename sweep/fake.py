@@ -1,14 +1,15 @@
 """An engine without a model, for tests, dry runs and checking the statistics: sweep.fake_subjects says what it answers.
 
 A model's path names the subject: "fake:oracle", or "fake:oracle?delay=0.01" to spend that many seconds on each call,
-as does the environment's SWEEP_FAKE_DELAY. Receipts, spans and readings are as real as in any engine: positions are
-counted in tokens of the rendered text, which are runs of letters, of signs or of spaces. What is read there is made up
-in sweep.fake_residuals.
+as does the environment's SWEEP_FAKE_DELAY; "fake:knower?seed=2" is another one of its kind (sweep.fake_knowers).
+Receipts, spans and readings are as real as in any engine: positions are counted in tokens of the rendered text, which
+are runs of letters, of signs or of spaces. What is read there is made up in sweep.fake_residuals.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import time
@@ -19,6 +20,7 @@ from difflib import get_close_matches
 
 import numpy as np
 
+from sweep import fake_influence, fake_knowers, fake_reasoning
 from sweep.engine import Call, Receipt, Reply
 from sweep.fake_residuals import LENGTH, Fed, check, gaussian, measure, residual_stream
 from sweep.fake_subjects import SUBJECTS, answer, dice, digest, feel, options
@@ -52,7 +54,8 @@ class FakeEngine:
     notes: Sequence[str] = ()
 
     def __init__(self, model: Model, directions: Directions) -> None:
-        self.subject, delay = parse(model.path)
+        self.subject, delay, seed = parse(model.path)
+        self._mind = fake_knowers.Mind(subject=self.subject, seed=seed)
         self._delay = delay if delay is not None else float(os.environ.get(DELAY, "0"))
         self._layers, self._directions = model.layers, directions
         self._queue: deque[tuple[Call, Asked, asyncio.Future[Reply]]] = deque()
@@ -66,7 +69,8 @@ class FakeEngine:
     def step(self) -> bool:
         batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
         for call, asked, future in batch:
-            time.sleep(self._delay)  # blocks, as a forward pass does
+            if self._delay:
+                time.sleep(self._delay)  # blocks, as a forward pass does
             if not future.done():
                 future.set_result(self._answer(call, asked))
         return bool(batch)
@@ -94,15 +98,15 @@ class FakeEngine:
         return asked
 
     def _answer(self, call: Call, asked: Asked) -> Reply:
-        hit = feel(call, self._layers)
-        words: list[str] = _TOKEN.findall(answer(self.subject, call, hit, dice(self.subject, call)))
+        text, chances = self._say(call)
+        words: list[str] = _TOKEN.findall(text)
         given = words[: call.max_tokens]
         ended = "none" if not call.max_tokens else "end" if len(words) == len(given) else "length"
         return Reply(
             text="".join(given),
             token_ids=tuple(digest("token", word) % 32768 for word in given),
             stop=ended,
-            options=_told_apart(options(self.subject, call, hit)),
+            options=_told_apart(chances),
             prompt_tokens=len(asked.tokens),
             rendered=asked.rendered,
             marked=tuple(_characters(asked, span) for span in asked.spans),
@@ -110,6 +114,17 @@ class FakeEngine:
             readings=self._read(call, asked, given) if call.readings else (),
             distribution=self._distribution(call) if call.distribution else None,
         )
+
+    def _say(self, call: Call) -> tuple[str, dict[str, float]]:
+        """What is answered, and the options' log-probabilities."""
+        hit = feel(call, self._layers)
+        if self.subject not in fake_knowers.KNOWERS:
+            return answer(self.subject, call, hit, dice(self.subject, call)), options(self.subject, call, hit)
+        moved = 2 * hit.dose if hit.mid and hit.concept else 0.0
+        own = fake_influence.reply(self._mind, call, hit) or fake_reasoning.reply(self._mind, call, hit)
+        said = own or fake_knowers.reply(self._mind, call, moved)
+        found = {option: said.options.get(option.strip(), fake_knowers.UNSAID) for option in call.options}
+        return said.text, {option: math.log(max(p, fake_knowers.UNSAID)) for option, p in found.items()}
 
     def _distribution(self, call: Call) -> np.ndarray:
         """Log-probabilities by hash of the text, on the way to others, by hash of direction and layer, the further the
@@ -143,7 +158,7 @@ class FakeEngine:
         for word in given[:-1]:  # the last one is never fed back
             ends.append(ends[-1] + len(word))
         fed = Fed(text=asked.rendered + "".join(given), ends=ends, answer=asked.answer, spans=asked.each(call))
-        h = residual_stream(self.subject, call, fed, self._directions, self._layers)
+        h = residual_stream(self._mind, call, fed, self._directions, self._layers)
         reads = zip(call.readings, asked.reads, strict=True)
         return tuple(measure(reading, h[start:stop], self._directions) for reading, (start, stop) in reads)
 
@@ -151,17 +166,19 @@ class FakeEngine:
         return float(np.linalg.norm(self._directions(injection.direction)[injection.layer]))
 
 
-def parse(path: str) -> tuple[str, float | None]:
-    """The subject and the delay that a model's path asks for. ValueError names the subjects."""
+def parse(path: str) -> tuple[str, float | None, int]:
+    """The subject, the delay and the seed that a model's path asks for. ValueError names the subjects."""
     name, _, query = path.removeprefix("fake:").partition("?")
-    key, _, value = query.partition("=")
-    if query and key != "delay":
-        raise ValueError(f"{path}: unknown setting {key!r}; known: delay")
-    if not path.startswith("fake:") or name not in SUBJECTS:
-        close = get_close_matches(name, SUBJECTS, n=1)
+    pairs = (each.partition("=") for each in query.split("&") if each)
+    settings = {key: value for key, _, value in pairs}
+    if unknown := sorted(settings.keys() - {"delay", "seed"}):
+        raise ValueError(f"{path}: unknown setting {unknown[0]!r}; known: delay, seed")
+    known = (*SUBJECTS, *fake_knowers.KNOWERS)
+    if not path.startswith("fake:") or name not in known:
+        close = get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"{path}: no such subject; {hint}known: {', '.join(SUBJECTS)}")
-    return name, float(value) if query else None
+        raise ValueError(f"{path}: no such subject; {hint}known: {', '.join(known)}")
+    return name, float(settings["delay"]) if "delay" in settings else None, int(settings.get("seed", "0"))
 
 
 # -- text, tokens and spans --------------------------------------------------------------------------------------------
@@ -187,7 +204,7 @@ def locate(call: Call) -> Asked:
     return replace(
         asked,
         spans=tuple(map(found, call.spans)),
-        reads=tuple(found(reading.span) for reading in call.readings),
+        reads=tuple(reading.within(*found(reading.span)) for reading in call.readings),
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sweep import fake_knowers
 from sweep.engine import Call, Reading
 from sweep.fake_subjects import digest, thought
 from sweep.trial import Direction, Directions, Injection, Template
@@ -37,16 +38,25 @@ def gaussian(template: Template, text: str, layers: int) -> np.ndarray:
     return np.random.default_rng(digest(template, text)).standard_normal((layers, HIDDEN), dtype=np.float32)
 
 
-def residual_stream(subject: str, call: Call, fed: Fed, directions: Directions, layers: int) -> np.ndarray:
+def residual_stream(mind: fake_knowers.Mind, call: Call, fed: Fed, directions: Directions, layers: int) -> np.ndarray:
     """float64 [positions, layers, hidden], after any injection."""
     h = np.stack([gaussian(call.template, fed.text[:end], layers) for end in fed.ends]).astype(np.float64)
     asked = {direction: directions(direction) for reading in call.readings for direction in reading.directions}
-    h[fed.answer :] += _thoughts(subject, call, asked, layers)
+    h += _known(mind, call, layers)
+    h[fed.answer :] += _thoughts(mind.subject, call, asked, layers)
     moved = h.copy()
     for injection, span in zip(call.injections, fed.spans, strict=True):
         at = slice(*span), injection.layer
         moved[at] += _delta(injection, h[at], directions(injection.direction)[injection.layer])
     return moved
+
+
+def _known(mind: fake_knowers.Mind, call: Call, layers: int) -> np.ndarray:
+    """[layers, hidden]: what a knower holds of the question, along one axis of the middle layers."""
+    held = np.zeros((layers, HIDDEN))
+    if mind.subject in fake_knowers.KNOWERS:
+        held[3 * layers // 8 : 5 * layers // 8 + 1, 0] = 1.5 if fake_knowers.holds(mind, call) else -1.5
+    return held
 
 
 def _thoughts(subject: str, call: Call, asked: Mapping[Direction, np.ndarray], layers: int) -> np.ndarray:

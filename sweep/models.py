@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from sweep.trial import EngineKind, Model
 
-SHIPPED = ("pocket", "sham")
+SHIPPED = ("pocket", "sham", "scholar", "hearsay")
 FAKE_LAYERS = 8
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _SIDE_FILES = (
@@ -49,12 +49,19 @@ class ModelRequest:
     engine: Literal["transformers", "vllm"] | None = None  # None: transformers, or a fake path's own
 
 
+def _who(path: str) -> str:
+    """A fake's path without how slow it is."""
+    name, _, query = path.partition("?")
+    kept = [each for each in query.split("&") if each and not each.startswith("delay=")]
+    return "?".join([name, "&".join(kept)]) if kept else name
+
+
 def identify(request: ModelRequest) -> Model:
     """Resolve a request to an identity. Raises ModelError with the next step."""
     if request.path.startswith("fake:"):
         if request.engine is not None:
             raise ModelError(f"{request.path!r} brings its own engine; leave out engine = {request.engine!r}", "engine")
-        digest = hashlib.blake2b(request.path.partition("?")[0].encode(), digest_size=16).hexdigest()
+        digest = hashlib.blake2b(_who(request.path).encode(), digest_size=16).hexdigest()
         return _model(request, digest, FAKE_LAYERS, engine="fake")
     folder = locate(request.path, request.revision)
     commit = folder.name if folder.parent.name == "snapshots" and len(folder.name) == 40 else None

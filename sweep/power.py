@@ -4,13 +4,19 @@ library: `sweep plan` stays light, and analysis/ is tested to agree."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
+
+from sweep.identity import DEV_SHARE
 
 ICC = 0.3  # correlation of a concept's trials that is assumed; as analysis.rates.ICC_FLOOR
 BASE, EFFECT = 0.05, 0.20  # a false positive rate, and the rise over it that one would not want to miss
 LEVEL, WANTED = 0.05, 0.8
 MOST = 100_000
+AROUND, TOGETHER = 0.7, 0.5  # an area under the ROC curve, and the correlation of two scores, that are assumed
+GAP = 0.05  # in areas: a smaller advantage of a self-report over an observer is none that matters
+DISAGREE = 0.2  # of the questions: only one of two models is right
 
 _normal = NormalDist()
 
@@ -85,3 +91,77 @@ def t_quantile(p: float, freedom: int) -> float:
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
     return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
+
+
+# -- does it know more of itself than an observer does? ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advantage:
+    """Of a report's area over an observer's by GAP: on how many `contested` questions it would show, the `power` there,
+    and how many questions would be `needed` in all for a power of WANTED."""
+
+    contested: int
+    power: float
+    needed: int
+
+
+def advantage(questions: int, *, reported: float = 1 - DEV_SHARE, disagree: float = DISAGREE) -> Advantage:
+    """Of so many questions, of which the share `reported` is not used up for choosing the observer, and two models that
+    disagree on the share `disagree` of them: nothing else tells a model's own knowledge from what is known to all.
+
+    ValueError for no question, or shares outside of (0, 1].
+    """
+    if questions < 1 or not (0 < reported <= 1 and 0 < disagree <= 1):
+        raise ValueError(f"{questions} questions, shares {reported} and {disagree}")
+    contested = round(questions * reported * disagree)
+    return Advantage(
+        contested=contested,
+        power=gap_power(contested, GAP),
+        needed=math.ceil(gap_items(GAP) / (reported * disagree)),
+    )
+
+
+def area_error(area: float, ones: float, zeros: float) -> float:
+    """Standard error of an area from independent items of two classes (Hanley & McNeil 1982)."""
+    above, below = area / (2 - area), 2 * area**2 / (1 + area)
+    square = area**2
+    return math.sqrt(
+        (area * (1 - area) + (ones - 1) * (above - square) + (zeros - 1) * (below - square)) / (ones * zeros)
+    )
+
+
+def area_items(area: float) -> int:
+    """Items, half of each class, that tell an area from 1/2: one-sided at LEVEL, with a power of WANTED."""
+    critical, wanted = _normal.inv_cdf(1 - LEVEL), _normal.inv_cdf(WANTED)
+
+    def enough(half: int) -> bool:
+        return area - 0.5 >= critical * area_error(0.5, half, half) + wanted * area_error(area, half, half)
+
+    return _fewest(enough)
+
+
+def gap_items(gap: float) -> int:
+    """The same of two areas `gap` apart on the same items, around AROUND, their scores correlated by TOGETHER."""
+    least = _normal.inv_cdf(1 - LEVEL) + _normal.inv_cdf(WANTED)
+    return _fewest(lambda half: gap >= least * _gap_error(gap, half))
+
+
+def gap_power(items: float, gap: float) -> float:
+    """The power that so many items have, half of each class; nought with fewer than two of each."""
+    return 0.0 if items < 4 else _normal.cdf(gap / _gap_error(gap, items / 2) - _normal.inv_cdf(1 - LEVEL))
+
+
+def _gap_error(gap: float, half: float) -> float:
+    """Areas correlate as their scores do, near enough (Hanley & McNeil 1983, table 1)."""
+    one, other = (area_error(AROUND + side * gap / 2, half, half) for side in (1, -1))
+    return math.sqrt(one**2 + other**2 - 2 * TOGETHER * one * other)
+
+
+def _fewest(enough: Callable[[int], bool]) -> int:
+    """Items in two equal halves, the fewest that are enough; twice MOST where that is not."""
+    low, high = 1, MOST
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return 2 * high

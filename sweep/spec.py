@@ -40,6 +40,9 @@ class ModelTable(_Table):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantisation: str | None = Field(default=None, description="null: as the checkpoint is stored")
     trust_remote_code: bool = False
+    family: str | None = Field(default=None, description="models that differ in size or training only, for trends")
+    size: float | None = Field(default=None, gt=0, description="billions of parameters; null: counted from the weights")
+    stage: str | None = Field(default=None, description='of its training: "base", "sft", "rl", ...')
     engine: Literal["transformers", "vllm"] | None = Field(
         default=None,
         description="what runs it, and part of a trial's identity: transformers (also if left out; any model, the "
@@ -72,11 +75,27 @@ class FractionsTable(_Table):
     fractions: list[Annotated[float, Field(ge=0, lt=1)]] = Field(min_length=1)
 
 
+def _by_shape(*known: str) -> Discriminator:
+    """The shape of what was written decides which reading is meant, so that an error speaks of that one only."""
+
+    def shape(value: Any) -> str:
+        found = "<table>" if isinstance(value, dict | _Table) else "<list>" if isinstance(value, list) else "<plain>"
+        return found if found in known else "<plain>"
+
+    return Discriminator(shape)
+
+
+Plain, List, Table = Tag("<plain>"), Tag("<list>"), Tag("<table>")
+Prompts = Annotated[Annotated[list[str], List, Field(max_length=10_000)] | Annotated[str, Plain], _by_shape("<list>")]
+
+
 class DirectionTable(_Table):
     """A direction of one's own, used as an item by its name: two sets of prompts, or a safetensors file."""
 
-    positive: list[str] = Field(default=[], max_length=10_000)
-    negative: list[str] = Field(default=[], max_length=10_000)
+    positive: Prompts = Field(
+        default=[], description='prompts, or of a question set\'s kind, "facts:common", those in the development split'
+    )
+    negative: Prompts = []
     file: str | None = Field(
         default=None, description="safetensors file with a tensor of the item's name, [layers, hidden]"
     )
@@ -89,17 +108,6 @@ class CellTable(_Table):
     strength: Alpha
 
 
-def _by_shape(*known: str) -> Discriminator:
-    """The shape of what was written decides which reading is meant, so that an error speaks of that one only."""
-
-    def shape(value: Any) -> str:
-        found = "<table>" if isinstance(value, dict | _Table) else "<list>" if isinstance(value, list) else "<plain>"
-        return found if found in known else "<plain>"
-
-    return Discriminator(shape)
-
-
-Plain, List, Table = Tag("<plain>"), Tag("<list>"), Tag("<table>")
 Words = Annotated[Annotated[list[str], List] | Annotated[str, Plain], _by_shape("<list>")]
 AlphaOrRule = Annotated[Annotated[Alpha, Plain] | Annotated[RuleTable, Table], _by_shape("<table>")]
 Layers = Annotated[
@@ -118,6 +126,16 @@ class ExperimentTable(_Table):
     concepts: Words | None = Field(
         default=None, description="in place of the study's concepts and directions; a direction is named like a word"
     )
+    questions: str | None = Field(
+        default=None,
+        description='what the tests of self-knowledge ask about: a shipped set, one kind of it as "facts:rare", or a '
+        "file of one's own (.jsonl, .parquet)",
+    )
+    limit: Count | None = Field(default=None, description="of the questions, the first so many by hash of their units")
+    direction: str | None = Field(
+        default=None, description="what is injected, in place of the item's own: one of the directions or contrasts"
+    )
+    states: bool = Field(default=False, description="keep hidden states beside the rows, for probes and other readers")
     arms: list[Arm] = Field(default=["none", "concept"], min_length=1)
     layers: Layers = "all"
     strengths: list[AlphaOrRule] = Field(default=[1.0], min_length=1)
@@ -149,7 +167,7 @@ class Spec(_Table):
 
     name: Name
     models: Annotated[list[ModelTable], BeforeValidator(_models)] = Field(min_length=1)
-    concepts: Words = Field(description='words, or a shipped list such as "lindsey2025:concepts"')
+    concepts: Words = Field(default=[], description='words, or a shipped list such as "lindsey2025:concepts"')
     baseline: Words = Field(default="lindsey2025:baseline", description="words whose mean is subtracted")
     vector_prompt: str | None = Field(
         default=None, description="with {word} (lower case) or {Word}; null: as the stimuli say"

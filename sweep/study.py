@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sweep import checks, protocols, stimuli, words
+from sweep import checks, protocols, questions, stimuli, words
 from sweep.block import Block
 from sweep.grading.chosen import Graders, of_run
 from sweep.identity import prompt_identity
 from sweep.material import Draws
 from sweep.models import SHIPPED, ModelError, ModelRequest, identify
 from sweep.redact import redact
+from sweep.sources import sources
 from sweep.spec import (
-    DirectionTable,
     ExperimentTable,
     FractionsTable,
     ModelTable,
@@ -28,15 +27,14 @@ from sweep.spec import (
     nearest,
 )
 from sweep.trial import (
-    Contrast,
     Model,
     Prompt,
     Protocol,
+    Question,
     Sampling,
     Source,
     StrengthRule,
     Template,
-    VectorFile,
 )
 
 
@@ -84,8 +82,7 @@ class _Resolver:
         self.sentences = self.stimuli.sentences
         if self.spec.sentences is not None:
             self.sentences = self._words(self.spec.sentences, "sentences")
-        self.sources = {name: self._source(name, table) for name, table in self.spec.directions.items()}
-        self.sources |= {name: self._contrast(name) for name in self.spec.contrasts}
+        self.sources = sources(self.spec, self.folder, self.problems)
         self.graders = self._graders()
         models = [self._model(i, table) for i, table in enumerate(self.spec.models)]
         self._unique([table.name for table in self.spec.models], "models")
@@ -176,30 +173,6 @@ class _Resolver:
                 self.problems.append(f"{where}: {value!r} stands twice (also as {seen[value.lower()]!r}); remove one")
             seen[value.lower()] = value
 
-    def _source(self, name: str, table: DirectionTable) -> Source | None:
-        where = f"directions.{name}"
-        if table.file and (table.positive or table.negative):
-            self.problems.append(f"{where}: give either file or positive and negative, not both")
-        if table.file:
-            path = self.folder / table.file
-            if not path.is_file():
-                self.problems.append(f"{where}.file: no such file: {path}")
-                return None
-            sha = hashlib.sha256(path.read_bytes()).hexdigest()
-            return VectorFile(name=name, path=str(path.resolve()), sha256=sha)
-        if not (table.positive and table.negative):
-            self.problems.append(f"{where}: needs positive and negative prompts, or a file")
-        return Contrast(name=name, positive=tuple(table.positive), negative=tuple(table.negative))
-
-    def _contrast(self, name: str) -> Source | None:
-        if name in self.spec.directions:
-            self.problems.append(f"contrasts: {name!r} is also one of the directions; rename that")
-        try:
-            return words.contrast(name)
-        except KeyError as error:
-            self.problems.append(f"contrasts: {error.args[0]}")
-            return None
-
     def _model_blocks(self, model: Model) -> Iterator[Block]:
         for i, table in enumerate(self.spec.experiments):
             where = f"experiments[{i}]"
@@ -215,7 +188,9 @@ class _Resolver:
             return None
 
     def _experiment(self, model: Model, table: ExperimentTable, protocol: Protocol, where: str) -> Iterator[Block]:
-        items = self._items(table, where)
+        asked = self._questions(table, protocol, where)
+        items = tuple(question.name for question in asked) if protocol.questions else self._items(table, where)
+        table = table if "arms" in table.model_fields_set or not asked else table.model_copy(update={"arms": ["none"]})
         layers = self._layers(table, model, where)
         arms = tuple(arm for arm in table.arms if arm != "none")
         self._unique(table.arms, f"{where}.arms")
@@ -228,6 +203,7 @@ class _Resolver:
         prompts = self._prompts(table, protocol, where)
         self._check(table, model, items, layers, where)
         self.problems += checks.problems(table, protocol, prompts, len(self.sentences), where)
+        self.problems += checks.of_questions(table, protocol, asked, where)
         self.warnings += checks.warnings(table, protocol, len(items), where)
         if not (items and prompts) or (arms and not layers):
             return
@@ -254,6 +230,9 @@ class _Resolver:
             strengths=(None,),
             spans=("protocol",),
             repeats=tuple(range(table.control_repeats)),
+            questions=asked,
+            direction=self._direction(table, where),
+            states=table.states,
             sources=tuple(source for name, source in self.sources.items() if source and name in items),
             candidates=items,
             shard_size=self.spec.shard_size,
@@ -263,6 +242,21 @@ class _Resolver:
             yield replace(shared, arms=arms, repeats=tuple(range(table.repeats)), **grid)
         if "none" in table.arms:
             yield shared
+
+    def _questions(self, table: ExperimentTable, protocol: Protocol, where: str) -> tuple[Question, ...]:
+        if table.questions is None:
+            return ()
+        try:
+            return questions.some(questions.load(table.questions, self.folder), table.limit)
+        except ValueError as error:
+            self.problems.append(f"{where}.questions: {error}")
+            return ()
+
+    def _direction(self, table: ExperimentTable, where: str) -> Source | None:
+        if table.direction is not None and table.direction not in self.sources:
+            known = nearest(table.direction, list(self.sources))
+            self.problems.append(f"{where}.direction: no direction {table.direction!r}{known}")
+        return self.sources.get(table.direction or "")
 
     def _items(self, table: ExperimentTable, where: str) -> tuple[str, ...]:
         """The experiment's own concepts, among them any direction by its name; else the study's and all directions."""

@@ -96,6 +96,30 @@ class Model:
     layers: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """An item with a ground truth: what is asked, and what is known of it. Sets of them: sweep/questions/."""
+
+    name: str  # unique in its set; the trial's item
+    kind: str  # what its set varies: "digits-3", "rare", "invented", ...
+    text: str  # as the model reads it
+    answers: tuple[str, ...] = ()  # each of them right; none where nothing is
+    options: tuple[str, ...] = ()  # of a multiple choice, as they are shown
+    cluster: str | None = None  # the independent unit; None: the question itself
+    parts: tuple[tuple[str, str], ...] = ()  # what else its protocol needs, by name: cues, a hint, a counterfactual
+
+    @property
+    def unit(self) -> str:
+        return self.name if self.cluster is None else self.cluster
+
+    def part(self, name: str) -> str:
+        """KeyError says which part is missing of which question."""
+        found = next((text for known, text in self.parts if known == name), None)
+        if found is None:
+            raise KeyError(f"question {self.name!r} has no part {name!r}")
+        return found
+
+
 # -- what is done to it -----------------------------------------------------------------------------------------------
 
 
@@ -236,6 +260,8 @@ class Trial:
     others: tuple[str, ...] = ()  # other candidates, by hash of item and candidate; a wrong concept is the first
     direction: Direction | None = None  # the item's own, where the protocol reads it
     shading: tuple[Direction, ...] = ()  # what such a reading is compared with
+    question: Question | None = None  # the item, where its protocol asks about questions
+    states: bool = False  # whether hidden states are kept, for readers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +271,8 @@ class Outcome:
     trial: Trial
     replies: Mapping[str, Reply] = field(default_factory=dict)  # by the call's name; the first is the answer
     measures: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
+    states: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray], compare=False)
+    # ^ by the position's name, float32 [layers, hidden]: kept beside the row where the trial asks for it
     status: Status = "ok"
     reason: str | None = None  # why it is not ok
     attempt: int = 0
@@ -284,10 +312,12 @@ class Subject(typing.Protocol):
         options: Sequence[str] = (),
         readings: Sequence[Reading] = (),
         max_tokens: int | None = None,
+        temperature: float | None = None,
     ) -> Awaitable[Reply]:
         """The model's next turn, under the trial's injections or those given; a last assistant turn is continued.
 
         max_tokens None takes the trial's sampling, else the prompt's; 0 reads the options' log-probabilities only.
+        temperature None takes the trial's sampling.
         """
         ...
 
@@ -310,6 +340,8 @@ class Protocol:
     orders: int = 1  # in which they can stand: repeat r has order r % orders, and one draw of sentences serves all
     others: int = 0  # candidates beside the item that a trial needs
     reads: bool = False  # the item's direction, and those of the shading words
+    questions: bool = False  # its items are questions, each with a ground truth
+    calls: int = 1  # of a trial about a question at most, for what `sweep plan` says of the cost
 
 
 Grader = Callable[[Outcome], Sequence[Grade]]

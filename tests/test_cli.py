@@ -266,7 +266,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
         *("init", "plan", "run", "status", "check", "show", "report", "doctor", "schema"),
         *("grade", "agree", "calibrate", "compact"),
         *("submit", "logs", "cancel"),
-        *("track", "export", "columns", "compare"),
+        *("track", "export", "columns", "compare", "read"),
     }
     for name, verb in verbs.items():
         help_text = verb.format_help()

@@ -121,8 +121,8 @@ def test_the_demo_asks_what_it_promises() -> None:
     assert sum(block.size for block in found.blocks) >= 5_000
     assert sum(block.size for block in blocks if block.arms == ("none",)) >= 200
     assert {arm for block in blocks for arm in block.arms} == set(get_args(Arm))
-    assert {block.protocol for block in found.blocks} == set(protocols.names())
-    for protocol in protocols.names():
+    assert {block.protocol for block in found.blocks} == set(protocols.names(questions=False))
+    for protocol in protocols.names(questions=False):
         mine = [block for block in found.blocks if block.protocol == protocol]
         controls = {text for block in mine if block.arms == ("none",) for text in block.values("prompts")}
         assert {text for block in mine for text in block.values("prompts")} <= controls, protocol

@@ -651,8 +651,8 @@ def test_activations() -> None:
 
 
 def test_paths(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert parse("fake:oracle") == ("oracle", None)
-    assert parse("fake:random?delay=0.25") == ("random", 0.25)
+    assert parse("fake:oracle") == ("oracle", None, 0)
+    assert parse("fake:random?delay=0.25") == ("random", 0.25, 0)
     with pytest.raises(ValueError, match="did you mean 'oracle'"):
         parse("fake:oracel")
     with pytest.raises(ValueError, match="unknown setting 'speed'; known: delay"):

@@ -164,7 +164,7 @@ def covered(outcome: Outcome, reply: str = "answer", span: int = 0) -> str:
 CALLS = {"thought_or_text": 2, "prefill": 3}  # the others ask once
 
 
-@pytest.mark.parametrize("name", protocols.names())
+@pytest.mark.parametrize("name", protocols.names(questions=False))
 async def test_a_protocol_runs_and_gives_its_trial_back(name: str) -> None:
     for injections in ((), (OCEAN,)):
         trial = make_trial(name, *injections)
@@ -176,7 +176,7 @@ async def test_a_protocol_runs_and_gives_its_trial_back(name: str) -> None:
 
 
 @pytest.mark.parametrize("report", ["text", "logodds"])
-@pytest.mark.parametrize("name", protocols.names())
+@pytest.mark.parametrize("name", protocols.names(questions=False))
 async def test_a_control_differs_in_data_never_in_code(name: str, report: Report) -> None:
     """The same messages, spans and options, and so the same shared prefix; but for what the model itself has said."""
 
@@ -657,7 +657,7 @@ async def test_the_oracle_thinks_of_the_word_when_it_is_told_to(pack: stimuli.St
 
 
 def test_the_registry() -> None:
-    assert set(protocols.names()) == {
+    assert set(protocols.names(questions=False)) == {
         "injected_thought", "open_question", "forced_identification", "yes_bias",
         "thought_or_text", "prefill", "intentional_control", "localization", "strength_comparison",
     }  # fmt: skip

@@ -18,6 +18,7 @@ import altair as alt
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from scipy.stats import binomtest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -26,8 +27,9 @@ from analysis import statements, words
 from analysis.charts import _mark, chosen_layers
 from analysis.figures import figures
 from analysis.gather import gather
-from analysis.inference import Missing
+from analysis.inference import Contrast, Missing
 from analysis.limits import limits
+from analysis.methods import methods
 from analysis.panels import save
 from analysis.recompute import placed
 from analysis.report import render, write_report
@@ -244,11 +246,54 @@ def test_the_head_has_a_verdict_and_each_experiment_a_line(told: Path) -> None:
     text = write_report(told, CELL, files=False).page.read_text()
     head = text.split("<main>")[0]
     for slug in ("injected-thought", "forced-identification", "yes-bias"):
-        assert f'href="#synthetic-8b-{slug}"><small>' in head
+        assert head.count(f'href="#synthetic-8b-{slug}">') == 1
+        assert f'<details id="synthetic-8b-{slug}" class="study"' in text
+    assert text.count('class="study" open>') == 1
     assert "At layer 6, strength 4, declared before the run." in head
     assert re.search(r"Best cell: on \d+ dev concepts .* On \d+ other \(confirm\) concepts .* the gap of", text)
     assert "Methods, to paste" in text
     assert re.search(r"We ran [\d,]+ trials \(.* ok\) of .* with 12 concepts", text)
+
+
+def test_the_methods_speak_of_what_is_there_and_of_nothing_else(told: Path, conditions: Path) -> None:
+    def of(path: Path, declared: Declared | None) -> str:
+        run = gather(path)
+        found = sections(run, dict.fromkeys(run.cells["protocol"], declared) if declared else {})
+        return " ".join(methods(run, found, "rules"))
+
+    said, bare, other = of(told, PEAK), of(told, None), of(conditions, WHERE)
+    for words_of in ("Clopper & Pearson", "logistic regression", "guess prior", "isotonic"):
+        assert words_of in said
+    assert "0.67 of the depth and strength 2" in bare
+    assert "0.67 of the depth" not in said
+    assert "Berger 1982" in other
+    assert "Berger 1982" not in said
+    assert "Kullback" not in said
+    run = gather(told)
+    assert "Kullback" in " ".join(methods(replace(run, kl=pl.DataFrame({"kl": [1.0]})), sections(run, {}), "rules"))
+
+
+def test_the_published_default_stands_beside_the_best_cell_where_none_was_declared(told: Path) -> None:
+    bare, declared = sections(gather(told), {})[0], sections(gather(told), {"injected_thought": PEAK})[0]
+    assert bare.found is not None
+    assert bare.found.usual == (4, 2.0), "of a model of six layers"
+    assert isinstance(bare.found.default, Contrast)
+    assert bare.found.default.n == 12, "nobody chose it on these data"
+    (said,) = (each["text"] for each in statements.notes(bare) if each["text"].startswith("Best cell"))
+    assert "the published default (two thirds of the depth, strength 2; Lindsey 2025)" in said
+    assert declared.found is not None
+    assert (declared.found.usual, declared.found.default) == (None, None)
+    assert not any("published default" in each["text"] for each in statements.notes(declared))
+
+
+def test_how_often_it_ever_happens_is_exact_and_stands_beside_the_rate(judged: Section) -> None:
+    row = next(row for row in words.arm_rows(judged) if row["arm"] == "concept")
+    cell = judged.cells.filter(arm="concept", layer=PEAK.layer, dose=PEAK.strength, measure="detected").row(
+        0, named=True
+    )
+    want = binomtest(cell["some"], cell["n"]).proportion_ci(0.95, "exact")
+    assert (cell["some_low"], cell["some_high"]) == pytest.approx((want.low, want.high))
+    assert str(row["ever"]).startswith(f"{cell['some']} (")
 
 
 def test_without_a_declared_cell_findings_are_of_the_confirm_concepts(told: Path) -> None:
@@ -279,6 +324,7 @@ def test_a_claim_needs_the_whole_map_and_exploration_does_not() -> None:
 def test_contrasts_detection_and_names_stand_in_tables(judged: Section) -> None:
     assert judged.found is not None
     rows = {row["arm"]: row for row in statements.contrast_rows(judged.found)}
+    assert {(row["unpaired"], row["controls"]) for row in rows.values()} >= {(0, 24)}
     assert set(rows) == {"no injection", "random direction", "shuffled coordinates", "negated concept", "wrong concept"}
     assert rows["no injection"]["outcome"] == "above"
     names = [row["name"] for row in statements.detection_rows(judged)]
@@ -457,6 +503,17 @@ def opened(browser: webdriver.Chrome, page: Path, width: int) -> None:
         time.sleep(0.1)
 
 
+def unfolded(browser: webdriver.Chrome) -> None:
+    """Every section and figure open, and drawn."""
+    browser.execute_async_script("""
+      for (const details of document.querySelectorAll("details.study, details.figure")) details.open = true;
+      setTimeout(() => drawAll(document).then(arguments[0]), 50);""")
+    deadline = time.monotonic() + 120
+    while browser.find_elements(By.CSS_SELECTOR, '.panel:not([data-drawn="done"])'):
+        assert time.monotonic() < deadline, browser.get_log("browser")
+        time.sleep(0.1)
+
+
 def requests(browser: webdriver.Chrome) -> list[str]:
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     sent = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
@@ -465,7 +522,11 @@ def requests(browser: webdriver.Chrome) -> list[str]:
 
 def test_the_page_draws_itself_without_network_or_errors(browser: webdriver.Chrome, report: Path) -> None:
     opened(browser, report, 1280)
+    folded = browser.find_elements(By.CSS_SELECTOR, '.panel[data-drawn="done"] svg')
+    assert folded, "the first section is open"
+    unfolded(browser)
     panels = browser.find_elements(By.CSS_SELECTOR, ".panel")
+    assert len(folded) < len(panels), "the others are drawn when they are opened"
     drawn = browser.find_elements(By.CSS_SELECTOR, '.panel[data-drawn="done"] svg')
     assert len(drawn) == len(panels) > 10
     assert not re.search(r"NaN|undefined", browser.execute_script("return document.body.innerText"))
@@ -480,6 +541,8 @@ def test_a_page_of_conditions_draws_itself_and_fits(
     browser: webdriver.Chrome, condition_report: Path, width: int
 ) -> None:
     opened(browser, condition_report, width)
+    assert browser.execute_script("return document.documentElement.scrollHeight") < 14_000
+    unfolded(browser)
     panels = browser.find_elements(By.CSS_SELECTOR, ".panel")
     assert len(browser.find_elements(By.CSS_SELECTOR, '.panel[data-drawn="done"] svg')) == len(panels) > 40
     assert not re.search(r"NaN|undefined|None", browser.execute_script("return document.body.innerText"))
@@ -492,7 +555,7 @@ def click_cell(browser: webdriver.Chrome, figure: str) -> None:
     """A real click on the number in the first cell of the first map of a figure."""
     script = """
       const panel = document.querySelector(`[data-panel="${arguments[0]}"]`);
-      panel.closest("details")?.setAttribute("open", "");
+      panel.closest("details.figure")?.setAttribute("open", "");
       const cell = panel.querySelector(".mark-text text");
       cell.scrollIntoView({block: "center", behavior: "instant"});
       const box = cell.getBoundingClientRect();
@@ -512,6 +575,7 @@ def test_a_click_on_a_cell_shows_its_transcripts(
     browser: webdriver.Chrome, report: Path, width: int, figure: str, title: str
 ) -> None:
     opened(browser, report, width)
+    unfolded(browser)
     click_cell(browser, f"synthetic-8b-injected-thought/{figure}")
     assert browser.execute_script("return document.getElementById('reader').open")
     assert browser.find_element(By.ID, "reader-title").text == title
@@ -522,6 +586,25 @@ def test_a_click_on_a_cell_shows_its_transcripts(
     chips = {node.text[2:] for node in browser.find_elements(By.CSS_SELECTOR, "#reader .chip")}
     assert chips == {"legible", "detected", "identified", "claim before the word"}
     assert browser.execute_script("return document.querySelector('#reader pre mark').textContent").startswith("\nTrial")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_line_of_the_contents_opens_its_section_and_a_click_there_shows_transcripts(
+    browser: webdriver.Chrome, report: Path, width: int
+) -> None:
+    opened(browser, report, width)
+    slug = "synthetic-8b-yes-bias"
+    assert not browser.execute_script("return document.getElementById(arguments[0]).open", slug)
+    browser.execute_script("document.querySelector(arguments[0]).click()", f'.contents a[href="#{slug}"]')
+    deadline = time.monotonic() + 60
+    waiting, moved = "[...document.querySelectorAll(`#${arguments[0]} [data-drawn='started']`)].length", -1
+    while moved != (moved := browser.execute_script(f"return 100000 * {waiting} + Math.round(window.scrollY)", slug)):
+        assert time.monotonic() < deadline  # until it is drawn, and the page has come to rest there
+        time.sleep(0.4)
+    assert browser.execute_script("return document.getElementById(arguments[0]).open", slug)
+    click_cell(browser, f"{slug}/maps/0")
+    assert browser.find_element(By.ID, "reader-title").text == "concept, layer 4, strength 1"
+    assert browser.find_elements(By.CSS_SELECTOR, "#reader blockquote")
 
 
 def test_hostile_answers_are_shown_as_text(browser: webdriver.Chrome, report: Path) -> None:
@@ -537,6 +620,7 @@ def test_hostile_answers_are_shown_as_text(browser: webdriver.Chrome, report: Pa
 
 def test_the_page_fits_a_phone(browser: webdriver.Chrome, report: Path) -> None:
     opened(browser, report, 390)
+    unfolded(browser)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
     small_print = """
       return [...document.querySelectorAll("main p, main li, main dd, .panel text")]

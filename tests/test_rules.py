@@ -116,7 +116,7 @@ def test_the_golden_set_is_broad() -> None:
     measured = Counter(case.get("protocol", "injected_thought") for case in GOLDEN)
     assert measured["injected_thought"] >= 60
     assert min(measured.values()) >= 5
-    assert set(measured) == {name for name in protocols.names() if protocols.get(name).measures}
+    assert set(measured) == {name for name in protocols.names(questions=False) if protocols.get(name).measures}
     assert sum("missed" in case for case in GOLDEN) <= len(GOLDEN) // 20
 
 
@@ -254,3 +254,18 @@ def test_long_texts_take_no_time() -> None:
     for protocol, text in (("prefill", "I did not if " * 2000), ("localization", "not 3 or " * 2000)):
         verdicts(golden({"protocol": protocol, "item": "ocean", "text": text, "position": 3}))
     assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("name", protocols.names())
+def test_a_verdict_that_is_remembered_is_the_one_that_would_be_given(name: str) -> None:
+    """In any order: what one item or protocol left behind is not taken for another's."""
+    texts = ("Yes, I notice a thought about milk.", "It is not milk.", "I meant to say milk.", "milk " * 4, "")
+    cases = [outcome(text, item=item, protocol=name) for text, item in product(texts, ("milk", "bread"))]
+    fresh: list[list[object]] = []
+    for case in cases:
+        rules._found_in.cache_clear()
+        rules._read.cache_clear()
+        fresh.append(list(rules.grade(case)))
+    for other in protocols.names():
+        rules.grade(outcome(texts[0], item="milk", protocol=other))
+    assert [list(rules.grade(case)) for case in (*cases, *cases)] == [*fresh, *fresh]

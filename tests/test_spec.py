@@ -203,7 +203,8 @@ def test_every_example_plans(path: Path) -> None:
     found = study.read(path)
     assert found.spec.name == path.stem
     assert any("none" in block.arms for block in found.blocks)
-    assert {model.engine for model in found.models} == {"vllm" if "vllm" in path.stem else "transformers"}
+    engine = next((name for name in ("vllm", "fake") if name in path.stem), "transformers")
+    assert {model.engine for model in found.models} == {engine}
 
 
 words = st.text(string.ascii_letters + " -_\"'\\\n\0é", max_size=8)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sweep import stimuli
+from sweep import protocols, stimuli
 from sweep.stimuli import load
 from sweep.trial import Message
 
@@ -44,7 +44,9 @@ def pack(tmp_path: Path, text: str) -> Path:
 def test_the_shipped_wordings() -> None:
     shipped = load(None)
     assert "{word}" in shipped.vector_prompt
-    assert {name: len(prompts) for name, prompts in shipped.sections.items()} == {
+    asked = {protocols.get(name).stimuli for name in protocols.names(questions=True)}
+    assert all(shipped.prompts(section)[0].parts for section in asked)
+    assert {name: len(prompts) for name, prompts in shipped.sections.items() if name not in asked} == {
         "injected_thought": 14,
         "open_question": 2,
         "yes_bias": 10,

@@ -9,7 +9,6 @@ import base64
 import hashlib
 import json
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from analysis.load import RunError, open_run
 from analysis.track import Options, track
 from sweep.__main__ import main
 from sweep.commands import CommandError
+from sweep.grading import RULES
 from sweep.place import Remote
 from sweep.sole import Sole
 from sweep.store import Store, StoreError
@@ -183,7 +183,7 @@ def test_parts_are_named_where_they_lie_with_their_digests(run: Path) -> None:
     for model in report.data["runs"]:
         contents = written(report, model).artifacts["trials"].manifest.contents
         for entry in (one for one in contents if one.ref):
-            path = Path(entry.ref.removeprefix("file://"))
+            path = Path(entry.ref.removeprefix("file:"))
             assert entry.digest == base64.b64encode(hashlib.md5(path.read_bytes()).digest()).decode()
             files.add(path)
         held = {one.path: json.loads(Path(one.local_path).read_text()) for one in contents if one.local_path}
@@ -191,6 +191,14 @@ def test_parts_are_named_where_they_lie_with_their_digests(run: Path) -> None:
         for name, sha256 in held["sha256.json"].items():
             assert hashlib.sha256((run / "trials" / name).read_bytes()).hexdigest() == sha256
     assert files == set((run / "trials").glob("*.parquet"))
+
+
+def test_a_run_that_is_named_from_here_says_nothing_of_where_here_is(run: Path, tmp_path: Path) -> None:
+    found = written(track(run.relative_to(tmp_path), Options()))
+    contents = found.artifacts["trials"].manifest.contents
+    entries = {one.ref for one in contents if one.ref}
+    assert entries == {f"file:run/trials/{name}" for name in entries_of(found)}
+    assert str(tmp_path).encode() not in b"".join(one.SerializeToString() for one in contents if one.ref)
 
 
 def test_a_run_in_a_bucket_is_named_there(ran: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,27 +251,20 @@ def test_no_secret_and_no_text_leaves(run: Path, tmp_path: Path, monkeypatch: py
 
 def test_it_follows_a_run_until_nothing_is_missing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
-
-    def rest(seconds: float, lease: Sole) -> None:
-        waited.append(seconds)
-        lease.renew()
-        time.sleep(0.1)
-
-    monkeypatch.setattr("analysis.track._rest", rest)
     late = sorted((run / "commits" / "trials").glob("*.json"))[2:]
     kept = {path: path.read_bytes() for path in late}
     for path in late:
         path.unlink()
 
-    def land() -> None:
-        for path, data in kept.items():
-            time.sleep(0.05)
-            path.write_bytes(data)
+    def rest(seconds: float, lease: Sole) -> None:
+        """Meanwhile some shards land."""
+        waited.append(seconds)
+        lease.renew()
+        for path in list(kept)[: len(late) // 3 + 1]:
+            path.write_bytes(kept.pop(path))
 
-    worker = threading.Thread(target=land)
-    worker.start()
+    monkeypatch.setattr("analysis.track._rest", rest)
     report = track(run, Options(follow=True))
-    worker.join()
     assert report.code == 0
     for model in report.data["runs"]:
         history = written(report, model).history
@@ -311,7 +312,8 @@ def test_who_stops_it_is_told_how_to_go_on(run: Path, monkeypatch: pytest.Monkey
     shutil.rmtree(run / "commits" / "grades")
     report = track(run, Options(follow=True))
     assert (report.code, report.lines[-1]) == (75, f"stopped; go on with: sweep track {run} --follow")
-    assert written(report).history[-1]["complete"] == 1, "every trial, none of them graded"
+    row = written(report).history[-1]
+    assert (row["complete"], row["trials_done"]) == (0, row["trials_planned"]), "every trial, none of them graded"
     assert "coverage" not in written(report).history[-1]
 
 
@@ -334,6 +336,26 @@ def test_a_server_that_refuses_or_sleeps_ends_in_a_message(
     assert KEY not in "".join(report.lines)
     assert time.monotonic() - began < 20, "bounded, however busy this machine"
     assert before == {path: path.stat().st_mtime_ns for path in (run / "trials").iterdir()}
+
+
+def test_a_server_that_takes_numbers_and_no_artifact_is_noticed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with Server(403, only="CreateArtifact") as url:
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        report = track(run, Options(patience=QUICK))
+    assert report.code == 75
+    assert "W&B did not take it: its parts, the artifact trials-" in report.lines[0]
+    assert report.lines[-1].endswith(f"sweep track {run} --offline")
+
+
+def test_rates_have_no_interval_while_some_are_not_graded(run: Path) -> None:
+    record = min((run / "commits" / RULES).glob("*.json"))
+    record.unlink()
+    shown = [mirror.snapshot(mirror.of_model(open_run(run), model)) for model in mirror.models(open_run(run))]
+    assert sorted(each.complete for each in shown) == [False, True]
+    for each in shown:
+        assert each.gauges["complete"] == each.complete
+        assert (each.cells["injected_thought"]["low"].null_count() == 0) == each.complete
 
 
 @pytest.mark.parametrize("after", ["CreateCustomChart", "CreateRunFiles"])

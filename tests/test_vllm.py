@@ -17,6 +17,7 @@ from cluster.engines.transformers import TransformersEngine
 from cluster.engines.vllm import VllmEngine
 from cluster.model import find_blocks
 from sweep.engine import Call, EngineUnavailable, InjectionContradiction, Reply
+from sweep.protocols.bridge import LAST, TO_COME
 from sweep.trial import Injection, Message, Model, Span, Template
 from tests import vllm_model as tiny
 from tests.vllm_model import answers, same
@@ -118,6 +119,23 @@ def test_log_probabilities_agree_after_a_written_answer_too(
         if reply.token_ids
     ]
     same(answers(engine, behind), answers(TransformersEngine(model, tiny.vectors), behind), behind)
+
+
+def test_one_token_before_an_answer_is_edited_alike_while_it_is_to_come_and_after(
+    engine: VllmEngine, model: Model
+) -> None:
+    """Where the swap of a bridge is injected (sweep/protocols/bridge.py): under the answer, and under what follows."""
+    engine.core.forget()
+    said = Message(role="assistant", text="I do not."), Message(role="user", text="So?")
+    asked = [
+        dataclasses.replace(tiny.call(n, injections, (LAST,)), messages=(*tiny.user(n), *turns))
+        for n in range(tiny.LAYERS)
+        for injections in ((), (tiny.inject("twin", n, 1.0),), (tiny.inject("twin", n, 1.0, "raw", "replace"),))
+        for turns in ((TO_COME,), said)
+    ]
+    found = answers(engine, asked)
+    same(found, answers(TransformersEngine(model, tiny.vectors), asked), asked)
+    assert {reply.receipt.expected for reply, call in zip(found, asked, strict=True) if call.injections} == {1}
 
 
 def test_what_is_drawn_is_what_transformers_draws(engine: VllmEngine, model: Model, calls: list[Call]) -> None:

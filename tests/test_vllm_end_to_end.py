@@ -136,6 +136,38 @@ layers = [2]
 repeats = 2
 control_repeats = 2
 norm = "residual"
+
+[[experiments]]
+protocol = "knowing"
+questions = "world:common"
+limit = 3
+
+[[experiments]]
+protocol = "making_up"
+questions = "world:absent"
+limit = 3
+
+[[experiments]]
+protocol = "familiarity"
+questions = "unfamiliar:plain"
+limit = 3
+
+[[experiments]]
+protocol = "influence"
+questions = "cues"
+limit = 2
+
+[[experiments]]
+protocol = "hints"
+questions = "hints:opinion"
+limit = 2
+
+[[experiments]]
+protocol = "bridge"
+questions = "bridges"
+limit = 3
+arms = ["none", "concept"]
+layers = [4]
 """
 
 

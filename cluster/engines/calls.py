@@ -121,7 +121,7 @@ class Resolver:
             )
 
     def _read(self, reading: Reading, rendered: Rendered) -> Read:
-        start, stop = resolve_span(rendered, reading.span)
+        start, stop = reading.within(*resolve_span(rendered, reading.span))
         layers, hidden = self._outline.shape
         chosen = tuple(range(layers)) if reading.layers is None else reading.layers
         strange = [layer for layer in chosen if not 0 <= layer < layers]
@@ -146,7 +146,8 @@ class Resolver:
 
     def _option_ids(self, rendered: Rendered, call: Call) -> tuple[int, ...]:
         """The first token of each option where the answer begins: after "Assistant:" it is " Yes" and not "Yes"."""
-        lead = " " if rendered.text.endswith(":") and call.messages[-1].role != "assistant" else ""
+        begun = call.messages[-1].role == "assistant" and call.messages[-1].text != ""
+        lead = " " if rendered.text.endswith(":") and not begun else ""
         tail = rendered.text[rendered.offsets[-TAIL:][0][0] :]
         return tuple(self._first_id(tail, lead + option) for option in call.options)
 

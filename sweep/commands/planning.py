@@ -9,13 +9,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sweep import plan, power, study
+from sweep import plan, power, protocols, study
 from sweep.block import Block
 from sweep.commands import Report, duration
 from sweep.models import parameters
 from sweep.place import Place
 from sweep.store import Store, records
 from sweep.trial import Prompt, StrengthRule
+from sweep.truths import KNOWLEDGE
 
 FOUR_WAY = ("injected_thought", "open_question", "yes_bias")  # protocols that have that reading
 DOSE_TOKENS = 12 * 9 * 80  # neutral texts, strengths of a curve and the concept's own, tokens of each
@@ -101,17 +102,26 @@ def _experiment(block: Block, flops: float) -> dict[str, Any]:
         "doses": doses,
         "tokens": round(block.size * tokens + doses * DOSE_TOKENS),
         "power": _power(block),
+        "advantage": _advantage(block),
         "device_seconds_bound": size and flops and 2 * size * (tokens * block.size + doses * DOSE_TOKENS) / flops,
     }
 
 
 def _power(block: Block) -> dict[str, Any] | None:
     """What one cell of injected concepts can show, if as many trials of it are not injected; see `sweep.power`."""
-    if "concept" not in block.arms:
+    if "concept" not in block.arms or block.questions:
         return None
     pooled = 1 if block.draws.orders > 1 else len(block.prompts)  # such an experiment's wordings are conditions
     trials = pooled * len(block.repeats)
     return {"concepts": len(block.items), "trials": trials, **vars(power.power(len(block.items), trials))}
+
+
+def _advantage(block: Block) -> dict[str, Any] | None:
+    """What reports on a model's own knowledge can show beyond an observer's, if a second model is asked the same."""
+    if block.protocol not in KNOWLEDGE or block.arms != ("none",):
+        return None
+    clusters = len({question.unit for question in block.questions})
+    return {"questions": clusters, **vars(power.advantage(clusters))}
 
 
 def _measured_doses(block: Block) -> int:
@@ -123,6 +133,8 @@ def _measured_doses(block: Block) -> int:
 
 def _tokens(prompt: Prompt, block: Block) -> float:
     """Token-forwards of a trial if nothing is shared and nothing stops early: an upper bound."""
+    if block.questions:
+        return protocols.get(block.protocol).calls * _longest(prompt, block)
     answers = 0 if block.report == "logodds" else block.sampling.max_tokens or prompt.max_tokens
     readings = 4 if block.report in ("logodds", "both") and block.protocol in FOUR_WAY else 0
     tokens = (1 + readings) * _characters(prompt, block) / CHARACTERS_A_TOKEN + answers
@@ -131,6 +143,15 @@ def _tokens(prompt: Prompt, block: Block) -> float:
         answer = block.sampling.max_tokens or part.max_tokens
         tokens += before + _characters(part, block) / CHARACTERS_A_TOKEN + answer
     return tokens
+
+
+def _longest(prompt: Prompt, block: Block) -> float:
+    """Tokens of the longest conversation about a question of the mean length, all its parts in it, with its answer."""
+    texts = [text for each in block.questions for text in (each.text, *(part for _, part in each.parts))]
+    asked = sum(map(len, texts)) / len(block.questions)
+    parts = max((_characters(part, block) for part in prompt.parts), default=0.0)
+    answer = block.sampling.max_tokens or prompt.max_tokens
+    return (_characters(prompt, block) + asked + parts) / CHARACTERS_A_TOKEN + answer
 
 
 def _characters(prompt: Prompt, block: Block) -> float:
@@ -168,6 +189,7 @@ def _plan_lines(data: Mapping[str, Any]) -> Iterator[str]:
         )
         yield f"  {row['model']:<12} {row['protocol']:<24} {','.join(row['arms']):<50} {row['trials']:>12,}   {axes}"
     yield from dict.fromkeys(_power_line(row) for row in data["experiments"] if row["power"])
+    yield from dict.fromkeys(_advantage_line(row) for row in data["experiments"] if row["advantage"])
     doses = sum(row["doses"] for row in data["experiments"])
     if doses:
         yield f"  {doses:,} strengths are matched by measured KL first, in about {doses * 108:,} short calls"
@@ -190,6 +212,16 @@ def _power_line(row: Mapping[str, Any]) -> str:
         f"  {row['protocol']}: {found['concepts']:,} concepts × {found['trials']} trials a cell find a rise from "
         f"{base:.0f} to {rate:.0f} % in {share} of studies{more}; interval ± "
         f"{100 * found['half_width']:.0f} points (assumed ICC {power.ICC:g})"
+    )
+
+
+def _advantage_line(row: Mapping[str, Any]) -> str:
+    found = row["advantage"]
+    more = "" if found["power"] >= power.WANTED else f"; {found['needed']:,} questions would have {power.WANTED:.0%}"
+    return (
+        f"  {row['protocol']}: of {found['questions']:,} independent questions two models may differ on "
+        f"{found['contested']:,} that are reported on; there {100 * power.GAP:.0f} points over an observer show in "
+        f"{found['power']:.0%} of studies{more}"
     )
 
 

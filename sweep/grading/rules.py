@@ -15,6 +15,8 @@ own and with detection folded as in Macar 2026 (legible, claimed, and claimed fi
 - repeated: the sentence is in the reply "repeat", letter for letter but for case (Lindsey 2025).
 - identified_and_repeated: both; false if either is, else null if either is.
 - intended, apologised: legible, and the first stance to the word (sweep/grading/intent.py); both may be false.
+- correct, made_up, abstained: what the protocol's measure of that name under `truth.` says.
+- mentioned, steps_valid, answer_follows: what its text.mentions, checker.valid and checker.follows say.
 - located, ranked: the number that the answer gives or settles on is the measure "position".
 
 Null where there is nothing to judge: an error row, a reply cut inside its thinking or before its answer, no text.
@@ -24,7 +26,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from sweep import protocols
@@ -56,10 +58,12 @@ class Answer:
     """A reply's answer, and what the rules found in it."""
 
     text: str
+    item: str
     garbled: str | None
     claim: Claim | None
     stance: str
     named: tuple[int, ...]
+    verdicts: dict[Sight, Verdict] = field(default_factory=dict["Sight", Verdict], compare=False)  # so far
 
     @property
     def claim_first(self) -> bool:
@@ -75,6 +79,7 @@ class Answer:
 
 Answers = Mapping[str, Answer | str]  # by the reply's name; instead of one, why there is none to judge
 Rule = Callable[[Outcome, Answer], Verdict]
+Sight = Callable[[Answer], Verdict]  # a rule that looks at the answer alone
 
 
 def grade(outcome: Outcome) -> list[Grade]:
@@ -99,7 +104,7 @@ def read(outcome: Outcome, reply: str) -> Answer | str:
 def _found_in(text: str, item: str) -> Answer:
     """Remembered, as a model often says the same again."""
     garbled, (claim, stance) = _read(text)
-    return Answer(text=text, garbled=garbled, claim=claim, stance=stance, named=tuple(mentions(text, item)))
+    return Answer(text=text, item=item, garbled=garbled, claim=claim, stance=stance, named=tuple(mentions(text, item)))
 
 
 @lru_cache(maxsize=1 << 12)
@@ -114,8 +119,10 @@ def judge(measure: str, outcome: Outcome, answers: Answers) -> Verdict:
         return _all([judge(part, outcome, answers) for part in ALL_OF[measure]])
     if measure not in RULES:
         return None, f"{NAME} has no rule for {measure!r}"
-    reply = READS.get(measure, next(iter(answers), "answer"))
-    answer = answers.get(reply, f"the row has no reply {reply!r}")
+    reply = READS[measure] if measure in READS else next(iter(answers), "answer")
+    if reply not in answers:
+        return None, f"the row has no reply {reply!r}"
+    answer = answers[reply]
     return (None, answer) if isinstance(answer, str) else RULES[measure](outcome, answer)
 
 
@@ -126,23 +133,34 @@ def _all(parts: list[Verdict]) -> Verdict:
     return False if False in verdicts else None if None in verdicts else True, reason
 
 
-def _legible(_: Outcome, answer: Answer) -> Verdict:
+def _at_sight(rule: Sight) -> Rule:
+    """Its verdict is remembered with the answer."""
+
+    def verdict(_: Outcome, answer: Answer) -> Verdict:
+        if rule not in answer.verdicts:
+            answer.verdicts[rule] = rule(answer)
+        return answer.verdicts[rule]
+
+    return verdict
+
+
+def _legible(answer: Answer) -> Verdict:
     return answer.garbled is None, answer.garbled or "language"
 
 
-def _detected(outcome: Outcome, answer: Answer) -> Verdict:
+def _detected(answer: Answer) -> Verdict:
     if answer.garbled is not None:
         return False, f"not legible: {answer.garbled}"
-    return _claim_first(outcome, answer)
+    return _claim_first(answer)
 
 
-def _claim_first(_: Outcome, answer: Answer) -> Verdict:
+def _claim_first(answer: Answer) -> Verdict:
     if answer.claim is not None and not answer.claim_first:
         return False, "names the concept before it claims anything"
     return answer.claim_first, answer.stance
 
 
-def _said_yes(_: Outcome, answer: Answer) -> Verdict:
+def _said_yes(answer: Answer) -> Verdict:
     if answer.garbled is not None:
         return False, f"not legible: {answer.garbled}"
     yes, no = _YES.search(answer.text), _NO.search(answer.text)
@@ -157,12 +175,12 @@ def _said_yes(_: Outcome, answer: Answer) -> Verdict:
 def _identified(outcome: Outcome, answer: Answer) -> Verdict:
     measures = protocols.get(outcome.trial.protocol).measures
     if "claim_first" in measures:
-        return _in_claim(outcome, answer)
-    return _as_thought(answer) if "detected" in measures else _anywhere(answer)
+        return _IN_CLAIM(outcome, answer)
+    return (_AS_THOUGHT if "detected" in measures else _ANYWHERE)(outcome, answer)
 
 
-def _in_claim(outcome: Outcome, answer: Answer) -> Verdict:
-    detected, why = _detected(outcome, answer)
+def _in_claim(answer: Answer) -> Verdict:
+    detected, why = _detected(answer)
     if not detected or answer.claim is None:
         return False, f"not detected: {why}"
     inside = [at for at in answer.named if answer.claim.start <= at < answer.claim.stop]
@@ -214,11 +232,11 @@ def _repeated(outcome: Outcome, answer: Answer) -> Verdict:
     return there, "the sentence is there" if there else f"not the sentence: {answer.text[:60]!r}"
 
 
-def _takes(stance: Stance) -> Rule:
-    def rule(outcome: Outcome, answer: Answer) -> Verdict:
+def _takes(stance: Stance) -> Sight:
+    def rule(answer: Answer) -> Verdict:
         if answer.garbled is not None:
             return False, f"not legible: {answer.garbled}"
-        taken, why = stance_of(answer.text, outcome.trial.item)
+        taken, why = stance_of(answer.text, answer.item)
         return taken == stance, why
 
     return rule
@@ -232,18 +250,37 @@ def _at_position(outcome: Outcome, answer: Answer) -> Verdict:
     return number == position, f"{why}; right is {position:g}"
 
 
+_IN_CLAIM, _AS_THOUGHT, _ANYWHERE = map(_at_sight, (_in_claim, _as_thought, _anywhere))
+
+
+def _measured(name: str) -> Rule:
+    """What the protocol found itself, by closed-form matching of the answer (sweep/questions/matching.py)."""
+
+    def rule(outcome: Outcome, _: Answer) -> Verdict:
+        value = outcome.measures.get(name)
+        return (None, f"the row has no {name}") if value is None else (value > 0.5, name)
+
+    return rule
+
+
 RULES: Mapping[str, Rule] = {
-    "legible": _legible,
-    "detected": _detected,
-    "claim_first": _claim_first,
+    "legible": _at_sight(_legible),
+    "detected": _at_sight(_detected),
+    "claim_first": _at_sight(_claim_first),
     "identified": _identified,
-    "said_yes": _said_yes,
+    "said_yes": _at_sight(_said_yes),
     "chosen": _chosen,
     "repeated": _repeated,
-    "intended": _takes("meant"),
-    "apologised": _takes("accident"),
+    "intended": _at_sight(_takes("meant")),
+    "apologised": _at_sight(_takes("accident")),
     "located": _at_position,
     "ranked": _at_position,
+    "correct": _measured("truth.correct"),
+    "made_up": _measured("truth.made_up"),
+    "abstained": _measured("truth.abstained"),
+    "mentioned": _measured("text.mentions"),
+    "steps_valid": _measured("checker.valid"),
+    "answer_follows": _measured("checker.follows"),
 }
 READS: Mapping[str, str] = {"repeated": "repeat"}  # the others read the first reply
 ALL_OF: Mapping[str, tuple[str, ...]] = {"identified_and_repeated": ("identified", "repeated")}

@@ -6,14 +6,22 @@ import importlib
 from difflib import get_close_matches
 
 from sweep.protocols import (
+    bridge,
+    familiarity,
     forced_identification,
+    hints,
+    influence,
     injected_thought,
     intentional_control,
+    knowing,
     localization,
+    making_up,
     open_question,
     prefill,
+    steps,
     strength_comparison,
     thought_or_text,
+    weights,
     yes_bias,
 )
 from sweep.trial import Protocol
@@ -30,12 +38,21 @@ _SHIPPED = {
         intentional_control.PROTOCOL,
         localization.PROTOCOL,
         strength_comparison.PROTOCOL,
+        knowing.PROTOCOL,
+        making_up.PROTOCOL,
+        familiarity.PROTOCOL,
+        influence.PROTOCOL,
+        weights.PROTOCOL,
+        hints.PROTOCOL,
+        steps.PROTOCOL,
+        bridge.PROTOCOL,
     )
 }
 
 
-def names() -> tuple[str, ...]:
-    return tuple(_SHIPPED)
+def names(*, questions: bool | None = None) -> tuple[str, ...]:
+    """Of the shipped ones: all, those about questions, or those about concepts."""
+    return tuple(name for name, each in _SHIPPED.items() if questions is None or each.questions == questions)
 
 
 def get(name: str) -> Protocol:

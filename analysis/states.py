@@ -1,0 +1,149 @@
+"""Hidden states that a run kept, one column (a position at a layer) at a time, and what is known of their trials.
+
+Through commit records only, and against their digests. In memory are one column of one model under one protocol, and
+one row group of a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from analysis.cached import local
+from analysis.load import RunError, open_run
+from sweep import states as kept
+from sweep.manifest import Part
+from sweep.plan import load, parse_shard
+from sweep.store import Record, Store, StoreError, records
+from sweep.truths import Truth
+
+
+@dataclass(frozen=True, kw_only=True)
+class States:
+    """The states of one model under one protocol. Raises StoreError for a file that is lost, or is not the one that was
+    committed, before anything of it is used."""
+
+    store: Store
+    parts: tuple[Record, ...]  # file, sha256, rows; of several attempts at a trial the newest is last
+
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        found = local(self.store, [Part(record=each, shards=(), compact=False) for each in self.parts])
+        for path, record in zip(found, self.parts, strict=True):
+            _check(path, record["file"], record["sha256"])
+        return tuple(found)
+
+    @cached_property
+    def trials(self) -> tuple[str, ...]:
+        """Every trial that kept a state at any position, in the order of ids."""
+        return tuple(sorted({trial for file in self.files for trial in _column(file, "trial").to_pylist()}))
+
+    @cached_property
+    def layers(self) -> Mapping[str, tuple[int, ...]]:
+        """The layers that were kept, by position."""
+        found: dict[str, tuple[int, ...]] = {}
+        for file in self.files:
+            found |= kept.columns(pq.read_schema(file))
+        return found
+
+    def load(self, position: str, layer: int) -> tuple[tuple[str, ...], np.ndarray]:
+        """The trials that have this state, in the order of ids, and it: float32 [trials, hidden].
+
+        Raises KeyError for a position or layer that was not kept.
+        """
+        name = kept.column(position, layer)
+        if layer not in self.layers.get(position, ()):
+            raise KeyError(f"no state was kept at {name}; there are {', '.join(self.layers)}, see States.layers")
+        row = {trial: number for number, trial in enumerate(self.trials)}
+        whole, there = None, np.zeros(len(row), dtype=np.bool_)
+        for trials, vectors in (each for file in self.files for each in kept.groups(pq.ParquetFile(file), name)):
+            at = [row[trial] for trial in trials]
+            whole = np.empty((len(row), vectors.shape[1]), dtype=np.float32) if whole is None else whole
+            whole[at], there[at] = vectors, True
+        if whole is None or there.all():
+            return self.trials, np.empty((0, 0), dtype=np.float32) if whole is None else whole
+        return tuple(np.array(self.trials)[there].tolist()), whole[there]
+
+
+def open_states(store: Store, protocol: str, model: str) -> States:
+    """What was kept of one model under one protocol. Raises RunError where nothing was."""
+    found = shards(store, protocol, model)
+    if not found:
+        raise RunError(
+            f"{store.root} keeps no hidden states of {model} under {protocol}: put `states = true` into that "
+            "experiment of the spec, and run it again"
+        )
+    return States(store=store, parts=tuple(found.values()))
+
+
+def shards(store: Store, protocol: str, model: str) -> dict[str, Record]:
+    """The record of each shard's states, by the shard's name; a retry's come last."""
+    blocks = {block.key: block for block in load(store).blocks}
+    there: list[tuple[int, str, Record]] = []
+    for name, record in records(store, "trials").items():
+        block = blocks.get(parse_shard(name)[0])
+        if block and (block.protocol, block.model.name) == (protocol, model) and record.get("states"):
+            there.append((block.attempt, name, record["states"]))
+    return {name: record for _, name, record in sorted(there, key=lambda each: each[:2])}
+
+
+def kept_by(store: Store) -> list[tuple[str, str]]:
+    """(protocol, model) of whatever was asked to keep states, in the order of the plan."""
+    return list({(block.protocol, block.model.name): None for block in load(store).blocks if block.states})
+
+
+@lru_cache(maxsize=4096)
+def _check(path: Path, file: str, sha256: str) -> None:
+    """Once a process: a committed file never changes, and a model's states are read once for each layer."""
+    try:
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise StoreError(f"{file} is committed but missing; restore it from a copy, or see `sweep check`") from error
+    if found != sha256:
+        raise StoreError(
+            f"{file} is not what its commit record says: restore it from a copy, or delete its shard's record under "
+            "commits/trials to run that again"
+        )
+
+
+def _column(file: Path, name: str):
+    return pq.ParquetFile(file).read([name], use_threads=False)[name]
+
+
+# -- what is known of the trials --------------------------------------------------------------------------------------
+
+
+def known(store: Store, protocol: str, model: str, truth: Truth) -> pl.DataFrame:
+    """A row a trial that ended ok, in the order of ids: trial, arm, item, kind, cluster, split, truth (0, 1 or null),
+    length (characters of the question, where the protocol measured it)."""
+    trials = open_run(store.root).trials.filter(
+        (pl.col("protocol") == protocol) & (pl.col("model") == model) & (pl.col("status") == "ok")
+    )
+    frame = trials.select(
+        "trial", "arm", "item", kind="category", cluster="cluster", split="split", measures="measures"
+    )
+    found = [_measure(truth.measure).alias("truth"), _measure("base.length").alias("length")]
+    return frame.with_columns(found).drop("measures").sort("trial").collect()
+
+
+def _measure(name: str) -> pl.Expr:
+    return (
+        pl.col("measures")
+        .list.eval(pl.element().filter(pl.element().struct.field("name") == name).struct.field("value"))
+        .list.first()
+    )
+
+
+def rows_of(table: pl.DataFrame, trials: Sequence[str]) -> pl.DataFrame:
+    """The rows of these trials, in their order; those that nothing is known of (they did not end ok) are left out."""
+    return pl.DataFrame({"trial": list(trials)}, schema={"trial": pl.String}).join(
+        table, on="trial", how="inner", maintain_order="left"
+    )
