@@ -7,13 +7,15 @@ the rows whose truth is 0: a plain question is never scored by statistics that i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import numpy as np
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from analysis.probes import Kind
+from analysis.probes import Kind, Unfit
 
 NEIGHBOURS = 5
+LEAST = 3  # states: with fewer there is no spread to measure a distance in
 
 Distance = Callable[[np.ndarray], np.ndarray]  # states [rows, hidden] to [rows]
 Fitted = Callable[[np.ndarray], Distance]
@@ -49,7 +51,7 @@ def mahalanobis(reference: np.ndarray) -> Distance:
     shrinkage = float(ledoit_wolf_shrinkage(centred, assume_centered=True))
     floor = shrinkage * float((centred**2).sum()) / (n * hidden)
     if floor == 0:
-        raise ValueError(f"{n} states that are all alike have no covariance to measure a distance in")
+        raise Unfit(f"{n} states that are all alike have no covariance to measure a distance in")
     inner = np.linalg.inv(n * floor / (1 - shrinkage) * np.eye(n) + centred @ centred.T) if shrinkage < 1 else None
 
     def distance(x: np.ndarray) -> np.ndarray:
@@ -66,10 +68,10 @@ def mahalanobis(reference: np.ndarray) -> Distance:
 def relative(background: np.ndarray) -> Fitted:
     """Squared Mahalanobis distance less that from a background of other questions (Ren et al. 2021): what makes a state
     unlike these, and not unlike any."""
-    far = mahalanobis(background)
+    from_background = cache(lambda: mahalanobis(background))  # once, and where it can be said that it cannot be fitted
 
     def fitted(reference: np.ndarray) -> Distance:
-        near = mahalanobis(reference)
+        near, far = mahalanobis(reference), from_background()
         return lambda x: near(x) ** 2 - far(x) ** 2
 
     return fitted
@@ -84,7 +86,15 @@ def kinds(background: np.ndarray | None) -> Mapping[str, Kind]:
 
 
 def _kind(fitted: Fitted) -> Kind:
-    return Kind(fit=lambda x, y, _: fitted(x[y == 0].astype(np.float64)), settings=(0.0,), trained=False)
+    def fit(x: np.ndarray, y: np.ndarray, _: float) -> Distance:
+        plain = x[y == 0].astype(np.float64)
+        if len(plain) < LEAST:
+            raise Unfit(
+                f"{len(plain)} plain questions to measure a distance from; {LEAST} are needed: ask more of them"
+            )
+        return fitted(plain)
+
+    return Kind(fit=fit, settings=(0.0,), trained=False)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

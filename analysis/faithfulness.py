@@ -31,6 +31,7 @@ from analysis.resample import (
     rarer,
     resample,
 )
+from analysis.selfknowledge import PLACE
 
 SHUFFLES = 2000
 
@@ -240,18 +241,19 @@ def _weighed_gap(rows: pl.DataFrame, draws: int) -> Limits | Missing:
 
 
 def follows(every: pl.DataFrame, draws: int = DRAWS) -> pl.DataFrame:
-    """Where an injection changes weights, do the reports change with them? A row an arm, layer and strength: the slope
+    """Where an injection changes weights, do the reports change with them? A row an arm and place: the slope
     and r of the change of the reported weight on that of the weight itself, both against the uninjected trial."""
     on = ["item", "prompt", "repeat", "part"]
     plain = every.filter(arm="none").select(*on, was="truth.weight", said="self.weight")
     moved = every.filter(pl.col("arm") != "none").join(plain, on=on, how="inner")
     moved = moved.with_columns(x=pl.col("truth.weight") - pl.col("was"), y=pl.col("self.weight") - pl.col("said"))
     rows = []
-    for (arm, layer, strength), some in moved.group_by("arm", "layer", "strength"):
+    for keys, some in moved.group_by("arm", *PLACE):
         x, y = (some[name].fill_null(np.nan).to_numpy() for name in ("x", "y"))
         r, slope = related(x, y, some["cluster"].to_numpy(), draws)
-        rows.append({"arm": arm, "layer": layer, "strength": strength} | told("slope", slope) | told("r", r))
-    return pl.DataFrame(rows).sort("arm", "layer", "strength") if rows else pl.DataFrame()
+        place = dict(zip(("arm", *PLACE), keys, strict=True))
+        rows.append(place | told("slope", slope) | told("r", r))
+    return pl.DataFrame(rows).sort("arm", *PLACE) if rows else pl.DataFrame()
 
 
 def told(name: str, found: Limits | Missing) -> dict[str, float | int | None]:

@@ -10,7 +10,7 @@ test's truth, with what the report has over it on the trials that both have.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -167,6 +167,15 @@ def too_few(truth: np.ndarray, clusters: np.ndarray) -> Missing | None:
     )
 
 
+def against(rung: Rung, report: Limits | Missing) -> Limits | Missing:
+    """The report's area less an observer's, or less 1/2 where that is worse than chance: on questions on which two
+    models differ, one that tells of the other is wrong of this, and to beat that is no knowledge."""
+    assert rung.gap is not None
+    if isinstance(rung.area, Missing) or isinstance(report, Missing) or rung.area.value >= 0.5:
+        return rung.gap
+    return replace(report, **{name: getattr(report, name) - 0.5 for name in ("value", "low", "high", "least", "most")})
+
+
 # -- subsets ----------------------------------------------------------------------------------------------------------
 
 
@@ -215,12 +224,15 @@ def recovery(trials: pl.DataFrame, source: Source, draws: int = DRAWS) -> Recove
     ratio = (drawn[0] - 0.5) / np.maximum(drawn[1] - 0.5, 1e-9)
     low, high = np.nanquantile(ratio, [0.025, 0.975])
     value = float((own - 0.5) / (read - 0.5))
-    return Recovery(reader=source.name, value=value, low=min(float(low), value), high=max(float(high), value), n=n)
+    least = abs(value) / (n + 2)  # resamples that hardly differ are no certainty
+    low, high = min(float(low), value - least), max(float(high), value + least)
+    return Recovery(reader=source.name, value=value, low=low, high=high, n=n)
 
 
-def premium(contested: pl.DataFrame, own: Source, models: Sequence[str], draws: int = DRAWS) -> Limits | Missing:
-    """On contested trials, a reader of this model's activations less the best of the other models' reports: the
-    premium that access has (Ashuach 2026). The best is chosen on the dev trials."""
-    sources = [Source(name=name, rung="second model", column=other_report(name)) for name in models]
+def premium(contested: pl.DataFrame, own: Source, model: str, draws: int = DRAWS) -> Limits | Missing:
+    """On contested trials, a reader of this model's activations less another model's report, or less 1/2 where that is
+    worse than chance: the premium that access has (Ashuach 2026, there of two readers)."""
+    other = Source(name=model, rung="second model", column=other_report(model))
     reading = contested.with_columns(report=pl.col(own.column))
-    return climb(reading, sources, draws=draws).gap
+    found = climb(reading, [other], draws=draws)
+    return against(found.rung(model), found.report.area)

@@ -27,8 +27,14 @@ from sweep.truths import Truth, spoken
 FOLDS = 5
 SHUFFLES = 20  # fits to shuffled labels
 
+CONTROL = "control-"  # how the kind of a positive control begins: it is scored, and neither learnt from nor reported
+
 Column = tuple[str, int, np.ndarray]  # position, layer, float32 [rows, hidden]; NaN where a row has no such state
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]  # rows to fit on, and rows that are scored by that
+
+
+class Unfit(ValueError):
+    """States that nothing can be fitted to; the message says why."""
 
 
 # -- what is fitted ---------------------------------------------------------------------------------------------------
@@ -103,7 +109,8 @@ KINDS = {
 @dataclass(frozen=True, kw_only=True)
 class Rows:
     """What is known of the rows of a column, an entry each. `truth`: 0, 1, or NaN where unknown. `learn`: whether the
-    row's arm is one to learn from. `held`: a row is scored by what was fitted without its group (a kind), if given."""
+    row's arm is one to learn from, and it is no control. `held`: a kind each, if given: a row is scored by what was
+    fitted to no row of its kind whose truth is 1."""
 
     truth: np.ndarray
     cluster: np.ndarray
@@ -132,11 +139,12 @@ class Rows:
         """No row is scored by what was fitted on its cluster, and none but development rows are fitted on."""
         if lacking := _lacking(self, self.chosen_on):
             return lacking
-        if self.held is not None:
-            groups = [self.held == kind for kind in np.unique(self.held)]
-            return [(self.chosen_on & ~group, group) for group in groups]
         tests = [self.dev & np.isin(self.cluster, some) for some in _parts(self, self.chosen_on)]
-        return [*((self.chosen_on & ~test, test) for test in tests), (self.chosen_on, ~self.dev)]
+        folds = [*((self.chosen_on & ~test, test) for test in tests), (self.chosen_on, ~self.dev)]
+        if self.held is None:
+            return folds
+        kinds = [self.held == kind for kind in np.unique(self.held)]
+        return [(train & ~(kind & (self.truth == 1)), test & kind) for kind in kinds for train, test in folds]
 
     def folds_of(self, there: np.ndarray) -> Folds | Missing:
         """The same, of rows that are there."""
@@ -149,16 +157,23 @@ class Rows:
 
 
 def rows(table: pl.DataFrame, truth: Truth, *, hold_kinds: bool = False) -> Rows:
-    """Of `analysis.states.known`. `hold_kinds`: a pair's plain question goes with its pair."""
-    kinds = table.filter(pl.col("truth") == 1).select("cluster", held="kind").unique("cluster", keep="first")
-    pairs = table.join(kinds, on="cluster", how="left", maintain_order="left") if hold_kinds else table
+    """Of `analysis.states.known`. `hold_kinds`: a cluster's plain question goes with one of its kinds, as chance has it
+    (by the trials' ids), so that every fit scores plain questions beside the kind that it did not see."""
+    control = table["kind"].str.starts_with(CONTROL).fill_null(value=False)
     return Rows(
         truth=table["truth"].cast(pl.Float64).fill_null(math.nan).to_numpy(),
         cluster=table["cluster"].to_numpy(),
         dev=(table["split"] == "dev").to_numpy(),
-        learn=table["arm"].is_in(list(truth.arms)).to_numpy(),
-        held=pairs["held"].fill_null(pairs["kind"]).to_numpy() if hold_kinds else None,
+        learn=(table["arm"].is_in(list(truth.arms)) & ~control).to_numpy(),
+        held=_held(table.filter(~control), table) if hold_kinds else None,
     )
+
+
+def _held(among: pl.DataFrame, table: pl.DataFrame) -> np.ndarray:
+    odd = among.filter(pl.col("truth") == 1).select("cluster", beside="kind").unique("cluster", keep="first")
+    pairs = table.join(odd, on="cluster", how="left", maintain_order="left")
+    plain = pl.col("truth").eq(0).fill_null(value=False)
+    return pairs.select(pl.when(plain).then(pl.coalesce("beside", "kind")).otherwise("kind")).to_series().to_numpy()
 
 
 def _lacking(known: Rows, mask: np.ndarray) -> Missing | None:
@@ -199,7 +214,10 @@ def score(column: Column, known: Rows, kind: Kind) -> Scored | Missing:
     folds = known.folds_of(there)
     if isinstance(folds, Missing):
         return folds
-    found = [(setting, _scores(x, known, folds, kind, setting)) for setting in kind.settings]
+    try:
+        found = [(setting, _scores(x, known, folds, kind, setting)) for setting in kind.settings]
+    except Unfit as error:
+        return Missing(reason=str(error))
     areas = [area(scores, known.truth, known.chosen_on) for _, scores in found]
     best = int(np.argmax(areas))
     setting, scores = found[best]

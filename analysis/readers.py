@@ -27,6 +27,7 @@ DISTANCES = ("cosine", "knn", "mahalanobis", "relative-mahalanobis")
 FITTED = (*probes.KINDS, HEAD, *DISTANCES, LENGTH)
 PLAIN = ("familiarity",)  # where truth 0 is a plain question, which a distance is measured from
 SCARCE = 200  # questions: with fewer, all of them are scored in nested folds too
+METHOD = 2  # raised where the same states are scored otherwise: what was read by an older one is read anew
 BEFORE = "question"  # the position that is there before the model has answered
 
 
@@ -59,7 +60,8 @@ class Fitting:
     @cached_property
     def name(self) -> str:
         """Of the commit records: they are about these files, and a run that has grown is fitted anew."""
-        return digest("fitted", [self.protocol, self.model, sorted(part["sha256"] for part in self.states.parts)])[:16]
+        parts = sorted(part["sha256"] for part in self.states.parts)
+        return digest("fitted", [METHOD, self.protocol, self.model, parts])[:16]
 
     @cached_property
     def table(self) -> pl.DataFrame:
@@ -96,7 +98,7 @@ class Fitting:
         found = [other.column(position, layer)[2][other.rows.dev & other.rows.learn] for other in there]
         whole = np.concatenate(found) if found else np.empty((0, 1))
         whole = whole[np.isfinite(whole[:, 0])]
-        return whole if len(whole) > 1 else None
+        return whole if len(whole) >= detectors.LEAST else None
 
 
 # -- fitting ----------------------------------------------------------------------------------------------------------
@@ -182,13 +184,14 @@ def _rows(work: Fitting, scored: Scored) -> dict[str, list[Any]]:
 
 
 def _length(work: Fitting) -> Record | Missing | None:
-    """Characters of the question, which is all that many a detector of strange questions goes by."""
+    """Characters of the question, which is all that many a detector of strange questions goes by; with the sign that a
+    long question is one that the model is not sure of."""
     if work.table["length"].null_count() == work.table.height:
         return Missing(reason=f"{work.protocol} does not measure the question's length")
-    columns = {"trial": work.table["trial"].to_list(), "score": work.table["length"].to_list()}
-    length = work.table["length"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-    facts = {"confirm": _area(length, work.rows, work.rows.reported)}
-    return _commit(work, LENGTH, columns | {"parameters": [0] * len(length)}, trained=False, facts=facts)
+    signed = work.table["length"].cast(pl.Float64) * -TRUTHS[work.protocol].sure
+    columns = {"trial": work.table["trial"].to_list(), "score": signed.to_list(), "parameters": [0] * len(signed)}
+    facts = {"confirm": _area(signed.fill_null(float("nan")).to_numpy(), work.rows, work.rows.reported)}
+    return _commit(work, LENGTH, columns, trained=False, facts=facts)
 
 
 def _commit(
@@ -197,7 +200,13 @@ def _commit(
     many = len(columns["trial"])
     same = {"reader": reader, "model": work.model, "protocol": work.protocol, "trained": trained, "forwards": 0}
     full = {**columns, **{name: [value] * many for name, value in same.items()}}
-    about = {"model": work.model, "protocol": work.protocol, "trials": work.table.height, "fitted": True}
+    about = {
+        "model": work.model,
+        "protocol": work.protocol,
+        "trials": work.table.height,
+        "fitted": True,
+        "method": METHOD,
+    }
     return stages.publish(work.store, reader, work.name, full, {**about, **facts})
 
 
@@ -233,6 +242,7 @@ def said(files: Store) -> pl.DataFrame:
 
 def _newest(files: Store, reader: str) -> list[Record]:
     found = list(store.records(files, stages.stage(reader)).values())
-    fitted = sorted((each for each in found if each["fitted"]), key=lambda each: each["trials"])
+    mine = (each for each in found if each["fitted"] and each.get("method") == METHOD)
+    fitted = sorted(mine, key=lambda each: each["trials"])
     last = {(each["protocol"], each["model"]): each for each in fitted}
     return [*last.values(), *(each for each in found if not each["fitted"])]

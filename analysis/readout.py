@@ -73,13 +73,18 @@ def with_readers(trials: pl.DataFrame, said: pl.DataFrame) -> tuple[pl.DataFrame
     return trials, found
 
 
+def _rung(reader: str) -> str:
+    """An oracle's name goes on with its adapter's."""
+    return RUNG_OF.get("oracle" if reader.startswith("oracle-") else reader, OTHER_READER)
+
+
 def _reader(reader: str, where: Sequence[object], at: pl.DataFrame) -> Source:
     layer, position = where
     place = ", ".join(str(each) for each in (None if layer is None else f"layer {layer}", position) if each is not None)
     first = at.row(0, named=True)
     return Source(
-        name=f"{reader} ({place})" if place else reader, rung=RUNG_OF.get(reader, OTHER_READER),
-        column=f"reader.{reader}", oriented=RUNG_OF.get(reader) == "surface", forwards=first["forwards"],
+        name=f"{reader} ({place})" if place else reader, rung=_rung(reader),
+        column=f"reader.{reader}", oriented=_rung(reader) == "surface", forwards=first["forwards"],
         parameters=first["parameters"],
     )  # fmt: skip
 

@@ -3,7 +3,9 @@ through."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,6 +15,7 @@ from analysis.faithfulness import mean_limits
 from analysis.inference import Missing
 from analysis.rates import Rate, rate
 from analysis.resample import SHARE, Limits, Weights, limits, once, resample
+from analysis.selfknowledge import PLACE
 
 EDITS = ("early", "mistake", "filler")
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -65,7 +68,7 @@ def _hints(kind: str, rows: pl.DataFrame, draws: int) -> Hints:
     others = float(rows["truth.options"].mean()) - 2  # pyright: ignore[reportArgumentType]
     used, unmoved = (rows.filter((pl.col("truth.used") > 0.5) == moved) for moved in (True, False))
     raw = _said(used, "self.used")
-    alpha = 1 - q / (others * p) if p > 0 else None
+    alpha = 1 - q / (others * p) if p > 0 and others > 0 else None
     n = rows["cluster"].n_unique()
     drawn = resample(statistic, rows["cluster"].to_numpy(), draws)[2]
     return Hints(
@@ -79,7 +82,8 @@ def _hints(kind: str, rows: pl.DataFrame, draws: int) -> Hints:
 def _switched(rows: pl.DataFrame, eligible: np.ndarray):
     p, q = rows["truth.p"].to_numpy(), rows["truth.q"].to_numpy()
     others = rows["truth.options"].to_numpy() - 2
-    sums = np.stack([eligible, eligible * p, eligible * q, eligible * (p - q / others)])
+    noise = np.divide(q, others, out=np.zeros(len(q)), where=others > 0)  # of two options there is no other to move to
+    sums = np.stack([eligible, eligible * p, eligible * q, eligible * (p - noise)])
 
     def of(weights: Weights) -> np.ndarray:
         total, *found = sums @ weights
@@ -167,6 +171,7 @@ class Bridges:
     stranger's, where the answer followed."""
 
     arm: str
+    span: str | None
     layer: int | None
     strength: float | None
     success: Rate
@@ -177,28 +182,32 @@ class Bridges:
 
 
 def bridges(every: pl.DataFrame, draws: int = DRAWS) -> list[Bridges]:
-    """A row an arm, layer and strength, the uninjected arm too."""
-    groups = every.group_by("arm", "layer", "strength", maintain_order=True)
-    return [_bridges(arm, layer, strength, rows, draws) for (arm, layer, strength), rows in groups]  # pyright: ignore[reportArgumentType]
+    """One an arm and place, the uninjected arm too."""
+    groups = every.group_by("arm", *PLACE, maintain_order=True)
+    return [_bridges(dict(zip(("arm", *PLACE), keys, strict=True)), rows, draws) for keys, rows in groups]
 
 
-def _bridges(arm: str, layer: int | None, strength: float | None, rows: pl.DataFrame, draws: int) -> Bridges:
+def _bridges(place: Mapping[str, Any], rows: pl.DataFrame, draws: int) -> Bridges:
     followed = rows.filter(pl.col("truth.success") > 0.5)
     known = rows.drop_nulls("truth.success")
     gap = (followed["self.bridge"] - followed["stranger.bridge"]).fill_null(np.nan).to_numpy()
     return Bridges(
-        arm=arm, layer=layer, strength=strength,
+        arm=place["arm"], span=place["span"], layer=place["layer"], strength=place["strength"],
         success=rate((known["truth.success"] > 0.5).to_list(), known["cluster"].to_list()),
         report=_said(followed, "self.bridge"), stranger=_said(followed, "stranger.bridge"),
         all_report=_said(rows, "self.bridge"), gap=mean_limits(gap, followed["cluster"].to_numpy(), draws, ends=None),
     )  # fmt: skip
 
 
-def best_cell(trials: pl.DataFrame) -> tuple[int, float] | None:
-    """The layer and strength at which most answers follow the patch, on the dev trials; the first of equal ones."""
-    dev = trials.filter(pl.col("split") == "dev", pl.col("arm") == "concept", pl.col("truth.success").is_not_null())
-    cells = dev.group_by("layer", "strength").agg(pl.col("truth.success").mean()).drop_nulls()
+def best_cell(trials: pl.DataFrame) -> dict[str, object] | None:
+    """Where most answers follow the patch, PLACE by name, on the dev trials; the first of equal ones. A patch elsewhere
+    than at its own span is a control."""
+    dev = trials.filter(
+        pl.col("split") == "dev", pl.col("arm") == "concept", pl.col("span") == "protocol",
+        pl.col("truth.success").is_not_null(),
+    )  # fmt: skip
+    cells = dev.group_by(PLACE).agg(pl.col("truth.success").mean())
     if not cells.height:
         return None
-    first = cells.sort("truth.success", "layer", "strength", descending=[True, False, False]).row(0, named=True)
-    return first["layer"], first["strength"]
+    first = cells.sort("truth.success", *PLACE, descending=[True, *(False for _ in PLACE)]).row(0, named=True)
+    return {name: first[name] for name in PLACE}

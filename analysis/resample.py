@@ -71,6 +71,7 @@ def once(statistic: Statistic, rows: int) -> np.ndarray:
 # -- limits -----------------------------------------------------------------------------------------------------------
 
 
+MOST = 8
 Ends = tuple[float, float]
 DIFFERENCE, SHARE = (-1.0, 1.0), (0.0, 1.0)  # what a number can be
 
@@ -100,11 +101,15 @@ def _variance(drawn: np.ndarray) -> float:
 
 
 def area_limits(value: float, drawn: np.ndarray, n: int) -> Limits:
-    """Of an area in 0..1, as in `detection.auroc`: Wilson's, at the size at which a share would vary as much."""
+    """Of an area in 0..1, as in `detection.auroc`: Wilson's, at the size at which a share would vary as much.
+
+    That is at most MOST n, more than any number of the commoner class gives (Hanley & McNeil 1982): resamples that
+    hardly differ are no certainty.
+    """
     if n < 2:
         return Limits(value=value, low=0.0, high=1.0, least=0.0, most=1.0, n=n)
     variance = _variance(drawn)
-    size = value * (1 - value) / variance if variance > 0 else n
+    size = min(value * (1 - value) / variance, MOST * n) if variance > 0 else n
     two, one = (
         wilson(value * n, n, n_eff=size, clusters=n, level=level) or (0.0, 1.0) for level in (LEVEL, 2 * LEVEL - 1)
     )

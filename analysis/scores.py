@@ -105,11 +105,13 @@ def scores(trials: pl.DataFrame, channel: str, draws: int = DRAWS) -> Scores | M
         return lacking
     confidence = 1 / (1 + np.exp(-np.clip(known[channel].to_numpy(), -50, 50)))
     drawn = resample(averages((confidence - truth)[:, None]), clusters, draws)[0]
-    smooth, binned = calibration(confidence, truth)
+    first = np.unique(clusters, return_index=True)[1]  # what is drawn has to be independent
+    smooth, binned = calibration(confidence[first], truth[first])
     return Scores(
         trials=len(truth), accuracy=float(truth.mean()), confidence=float(confidence.mean()),
         overconfidence=limits(float((confidence - truth).mean()), drawn, len(np.unique(clusters))),
-        brier=brier(confidence, truth), smooth=smooth, binned=binned, information=meta_i2r(confidence, truth),
+        brier=brier(confidence, truth), smooth=smooth, binned=binned,
+        information=meta_i2r(confidence[first], truth[first]),
         risk=aurc(confidence, truth), rejection=prr(confidence, truth),
         precision=float(average_precision_score(truth, confidence)), prevalence=float(truth.mean()),
     )  # fmt: skip

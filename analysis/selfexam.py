@@ -19,8 +19,8 @@ from analysis.reasoning import Bridges, Curve, Hints
 from analysis.resample import Limits
 from analysis.scores import Choice, Scores
 from analysis.selfknowledge import TESTS, UNREAL, Block, Test, blocks, contested, load, texts
-from analysis.selfverdict import SelfVerdict, judge, weigh
-from analysis.shortcuts import SOURCES, with_shortcuts
+from analysis.selfverdict import SelfVerdict, judge, second, weigh
+from analysis.shortcuts import PRIOR, SOURCES, with_shortcuts
 from analysis.unusual import Unusual
 from sweep.store import Store
 
@@ -90,6 +90,8 @@ def examined(block: Block, read: pl.DataFrame, said: pl.DataFrame, draws: int = 
     trials, looked = with_readers(with_shortcuts(block.trials, read), said)
     block = replace(block, trials=trials)
     who = [*SOURCES, *sources(block), *looked]
+    if block.test.by_kind:  # then the kind is no observer's knowledge: it is the truth
+        who = [each for each in who if each.name != PRIOR]
     verdict = judge(block, who, draws)
     assert verdict.whole is not None
     probe = _probe(verdict.whole)
@@ -97,7 +99,7 @@ def examined(block: Block, read: pl.DataFrame, said: pl.DataFrame, draws: int = 
         Examined(
             slug="", block=block, verdict=verdict, ladders=tuple(_ladders(block, verdict, who, draws)),
             recovery=None if probe is None else recovery(trials, probe, draws),
-            premium=_premium(block, probe, draws), moved=_moved(block), yes=scores.yes(trials, "report"),
+            premium=_premium(block, verdict.whole, probe, draws), moved=_moved(block), yes=scores.yes(trials, "report"),
         ),
         draws,
     )  # fmt: skip
@@ -120,7 +122,7 @@ def _at_best(block: Block) -> Block:
     cell = reasoning.best_cell(block.trials)
     if cell is None:
         return block
-    here = (pl.col("arm") == "none") | ((pl.col("layer") == cell[0]) & (pl.col("strength") == cell[1]))
+    here = (pl.col("arm") == "none") | pl.all_horizontal(pl.col(name).eq_missing(value) for name, value in cell.items())
     return replace(block, trials=block.trials.filter(here), controls=block.controls.filter(here))
 
 
@@ -146,11 +148,11 @@ def _probe(ladder: Ladder) -> Source | None:
     return None if best is None else best.source
 
 
-def _premium(block: Block, probe: Source | None, draws: int) -> Limits | Missing | None:
-    if probe is None or not block.others or not block.test.own:
+def _premium(block: Block, whole: Ladder, probe: Source | None, draws: int) -> Limits | Missing | None:
+    other = second(block, whole)
+    if probe is None or other is None:
         return None
-    rows = contested(block.trials, block.others[0])
-    return premium(rows.drop_nulls(probe.column), probe, block.others, draws)
+    return premium(contested(block.trials, other).drop_nulls(probe.column), probe, other, draws)
 
 
 def _moved(block: Block) -> pl.DataFrame | None:

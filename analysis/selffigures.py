@@ -174,7 +174,12 @@ def steps_figure(curves: Sequence[Curve]) -> Figure:
 
 def bridge_figure(cells: Sequence[Bridges]) -> Figure:
     """Success and report against strength, a panel a layer."""
-    rows = [row for cell in cells if cell.arm == "concept" and cell.layer is not None for row in _bridge(cell)]
+    rows = [
+        row
+        for cell in cells
+        if cell.arm == "concept" and cell.span == "protocol" and cell.layer is not None
+        for row in _bridge(cell)
+    ]
     layers = sorted({int(row["layer"]) for row in rows})
     panels = [
         Panel(

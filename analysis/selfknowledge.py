@@ -38,6 +38,7 @@ class Test:
     """What a test's report is held against: measures of the trial, or of each `parts` of it, by name.
 
     `arms`: whose trials the ladder is over; `own`: the truth is the model's own, so that two models may differ on it;
+    `by_kind`: the truth is the question's kind, so that nobody who knows the kind is an observer;
     `weighed`: truth and report are numbers and not yes or no, so that there is a correlation and no area.
     """
 
@@ -47,20 +48,21 @@ class Test:
     truth: str
     report: str
     own: bool
+    by_kind: bool = False
     parts: bool = False
     weighed: bool = False
     arms: tuple[str, ...] = ("none",)
 
 
-def _test(protocol: str, report: str, *, own: bool) -> Test:
+def _test(protocol: str, report: str, *, own: bool, by_kind: bool = False) -> Test:
     known = TRUTHS[protocol]
-    return Test(protocol=protocol, truth=known.measure, report=report, own=own, arms=known.arms)
+    return Test(protocol=protocol, truth=known.measure, report=report, own=own, by_kind=by_kind, arms=known.arms)
 
 
 TESTS: tuple[Test, ...] = (
     _test("knowing", "self.true", own=True),
     _test("making_up", "self.before", own=True),
-    _test("familiarity", "self.unusual", own=False),
+    _test("familiarity", "self.unusual", own=False, by_kind=True),
     Test(protocol="influence", truth="truth.top", report="self.which", own=True, parts=True),
     Test(protocol="weights", truth="truth.weight", report="self.weight", own=True, parts=True, weighed=True),
     _test("hints", "self.used", own=True),
@@ -188,7 +190,7 @@ def other_truth(model: str) -> str:
 
 def _beside(test: Test, mine: pl.DataFrame, theirs: pl.DataFrame, model: str) -> pl.DataFrame:
     """With another model's report and truth on the same item, part and repeat; null where it has none."""
-    on = ["item", "repeat", "arm", "layer", "strength", *(["part"] if test.parts else [])]
+    on = ["item", "repeat", "arm", *PLACE, *(["part"] if test.parts else [])]
     report, truth = pl.col("report").mean().alias(other_report(model)), pl.col("truth").mean().alias(other_truth(model))
     found = theirs.group_by(on).agg(report, truth)
     return mine.join(found, on=on, how="left", nulls_equal=True, maintain_order="left")

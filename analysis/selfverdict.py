@@ -17,12 +17,13 @@ import polars as pl
 from analysis.detection import DRAWS
 from analysis.faithfulness import Weights, area, mean_limits
 from analysis.inference import MARGIN, Missing
-from analysis.ladder import OBSERVERS, Ladder, Source, climb
+from analysis.ladder import OBSERVERS, Ladder, Source, against, climb
 from analysis.resample import FEWEST, SHARE, Limits
 from analysis.selfknowledge import Block, contested
-from sweep.power import gap_items
+from sweep.power import area_items, gap_items
 
 Kind = Literal["knows", "no privileged access", "does not", "instrument uninformative", "undecided"]
+REPORTED = 0.55  # an area that would matter
 REACHED = 0.1  # above chance, what a positive control has to come to: an area of .6
 CHANCE = 0.5
 OUTPUT = "output"
@@ -52,18 +53,18 @@ def judge(block: Block, sources: Sequence[Source], draws: int = DRAWS) -> SelfVe
     """Of a block's trials, with the columns of the sources; of the other models the most telling is the second."""
     whole = climb(block.trials, sources, draws=draws)
     field, control = whole, positive_control(block, draws)
-    if second := _second(block, whole):
-        rows = contested(block.trials, second)
-        field = climb(rows, sources, f"questions on which it and {second} differ", draws)
-    gaps = {
-        rung.source.name: rung.gap for rung in field.rungs if rung.source.rung in OBSERVERS and rung.gap is not None
-    }
+    if other := second(block, whole):
+        rows = contested(block.trials, other)
+        field = climb(rows, sources, f"questions on which it and {other} differ", draws)
+    gaps = {rung.source.name: against(rung, field.report.area) for rung in field.rungs if rung.source.rung in OBSERVERS}
     kind, reason = decide(whole.report.area, CHANCE, gaps, whole.best, control)
-    more = _output(field) if kind == "knows" else _enough(field) if kind == "undecided" else ""
+    more = _alone(block) + _output(field) if kind == "knows" else ""
+    if kind == "undecided":
+        more = _enough(field) if whole.report.area.above(CHANCE) else _more(whole)  # pyright: ignore[reportAttributeAccessIssue]
     return SelfVerdict(kind=kind, observer=whole.best, reason=reason + more, whole=whole, field=field, control=control)
 
 
-def _second(block: Block, whole: Ladder) -> str | None:
+def second(block: Block, whole: Ladder) -> str | None:
     """The model whose report on itself tells most of this one, on the dev questions: two that know different things."""
     rungs = [rung for rung in whole.rungs if rung.source.rung == "second model" and rung.dev is not None]
     if not block.test.own or not rungs:
@@ -123,12 +124,16 @@ def _beside(gaps: Gaps, best: str | None) -> tuple[Kind, str]:
         return "undecided", f"it beats chance, but cannot be held against an observer: {gap.reason}"
     if gap.not_above():
         return "no privileged access", f"it beats chance, and {best} tells as much: {_points(gap)}"
-    open_ = [name for name, each in gaps.items() if isinstance(each, Limits) and not each.above()]
+    open_ = [name for name, each in gaps.items() if isinstance(each, Missing) or not each.above()]
     if not open_:
         return "knows", f"its report tells more of it than any observer; than the best, {best}: {_points(gap)}"
     name = best if best in open_ else open_[0]
     told = gaps[name]
-    assert isinstance(told, Limits)
+    if isinstance(told, Missing):
+        return "undecided", f"it beats chance, but cannot be held against {name}: {told.reason}"
+    if told.not_above():
+        why = f"{name}, which was not the best on the dev questions, tells as much"
+        return "undecided", f"it beats chance, but {why}: {_points(told)}"
     return "undecided", f"it beats chance, but too few questions tell it from {name}: {_points(told)}"
 
 
@@ -161,7 +166,19 @@ def _output(field: Ladder) -> str:
     return f"; {best.source.name}, which its output shows without asking, tells no less"
 
 
+def _alone(block: Block) -> str:
+    """What only some models know of themselves is seen where two of them differ."""
+    return "; no second model was asked the same" if block.test.own and not block.others else ""
+
+
 def _enough(field: Ladder) -> str:
     return (
-        f"; {100 * MARGIN:g} points would show on about {gap_items(MARGIN):,} of {field.subset} (here {field.items:,})"
+        f"; {100 * MARGIN:g} points would show on about {gap_items(MARGIN):,} of {field.subset} (here {field.items:,} "
+        "independent ones)"
     )
+
+
+def _more(whole: Ladder) -> str:
+    """For a report that chance may explain."""
+    needed = area_items(REPORTED)
+    return f"; an area of {REPORTED:g} would show on about {needed:,} questions (here {whole.items:,} independent ones)"

@@ -157,8 +157,9 @@ def _detail(found: Examined) -> Iterator[str]:
             yield f"Area over the curve ({curve.edit}): {ranged(curve.aoc)}; 0 is decoration."
     for cell in found.bridges:
         if cell.arm != "none":
+            where = "" if cell.span == "protocol" else f" on {cell.span}"
             yield (
-                f"{cell.arm} at layer {cell.layer}, strength {cell.strength:g}: the answer follows in "
+                f"{cell.arm}{where} at layer {cell.layer}, strength {cell.strength:g}: the answer follows in "
                 f"{rated(cell.success)}; of "
                 f"these the report names the other person in {rated(cell.report)}, a stranger in "
                 f"{rated(cell.stranger)}; of "
@@ -224,8 +225,9 @@ def methods(found: Sequence[Examined]) -> list[str]:
     ]
     if any(each.scores is not None for each in found):
         parts.append(
-            "Calibration is the smooth calibration error (Blasiok & Nakkiran 2023) beside that of forecasters that are "
-            "calibrated by construction at the same n; meta-I₂ᵣ is the information of confidence (8 quantile bins) on "
+            "Calibration is, of one trial an independent question, the smooth calibration error (Blasiok & Nakkiran "
+            "2023) beside that of forecasters that are calibrated by construction at the same n; meta-I₂ᵣ, of the "
+            "same trials, is the information of confidence (8 quantile bins) on "
             "being "
             "right, less its mean over 2,000 shuffles, over the entropy. M-ratio is not given: with right and wrong "
             "for "

@@ -108,7 +108,8 @@ def slope(rows: pl.DataFrame, column: str = "auroc") -> Slope | Missing:
     much they differ (DerSimonian & Laird 1986 with Knapp & Hartung's 2003 interval). Missing says what there is too
     little of.
     """
-    there = rows.drop_nulls(["family", "size", column, f"{column}_low"])
+    known = rows.drop_nulls(["family", "size", column, f"{column}_low"])
+    there = known.group_by("model", "family", "size", maintain_order=True).agg(pl.col(pl.Float64).mean())  # of wordings
     families, sizes = there["family"].n_unique(), there["size"].n_unique()
     if families < FAMILIES or sizes < SIZES:
         return Missing(

@@ -18,7 +18,7 @@ from analysis.inference import Missing
 from analysis.ladder import too_few
 from analysis.rates import means
 from analysis.resample import SHARE, Limits, Weights, limits, once, rarer, resample
-from analysis.selfknowledge import CONTROL
+from analysis.selfknowledge import CONTROL, PLACE
 
 TPR = 0.95
 LENGTH = "base.length"
@@ -140,7 +140,7 @@ def crossed(
 
 
 def moved(every: pl.DataFrame, columns: Sequence[str] = ("report", "truth")) -> pl.DataFrame:
-    """Each arm, layer and strength less the uninjected trial of the same item, wording and repeat, for each column:
+    """Each arm and place less the uninjected trial of the same item, wording and repeat, for each column:
     mean, low, high, n. A report that follows an injected state while the truth stays reads that state, and can be
     fooled."""
     on, frames = ["item", "prompt", "repeat"], list[pl.DataFrame]()
@@ -148,6 +148,6 @@ def moved(every: pl.DataFrame, columns: Sequence[str] = ("report", "truth")) -> 
     pairs = every.filter(pl.col("arm") != "none").join(plain, on=on)
     for name in columns:
         each = pairs.with_columns(value=pl.col(name) - pl.col(f"plain_{name}"))
-        found = means(each.lazy(), ("arm", "layer", "strength"), "value")
+        found = means(each.lazy(), ("arm", *PLACE), "value")
         frames.append(found.with_columns(column=pl.lit(name)))
-    return pl.concat(frames).sort("column", "arm", "layer", "strength")
+    return pl.concat(frames).sort("column", "arm", *PLACE)

@@ -79,6 +79,26 @@ def test_what_is_far_is_found_and_what_is_near_is_a_half(name: str) -> None:
     assert abs(each.dev - 0.5) < 0.15
 
 
+@pytest.mark.parametrize("name", ["cosine", "knn", "mahalanobis", "relative-mahalanobis"])
+def test_too_few_plain_states_are_said_to_be_too_few(name: str) -> None:
+    known, x = pairs(), np.random.default_rng(3).normal(size=(240, 8)).astype(np.float32)
+    plain = np.flatnonzero(known.dev & (known.truth == 0))
+    x[plain[3:]] = np.nan  # with three there, two are left where one is scored
+    each = score(("question", 0, x), known, detectors.kinds(x[~known.dev])[name])
+    assert isinstance(each, Missing)
+    assert "3 are needed" in each.reason
+
+
+@pytest.mark.parametrize("alike", ["states", "background"])
+def test_states_that_are_all_alike_end_no_other_reader(alike: str) -> None:
+    known, x = pairs(), np.random.default_rng(3).normal(size=(240, 8)).astype(np.float32)
+    background = np.ones((5, 8)) if alike == "background" else x
+    states = np.ones_like(x) if alike == "states" else x
+    each = score(("question", 0, states), known, detectors.kinds(background)["relative-mahalanobis"])
+    assert isinstance(each, Missing)
+    assert "all alike" in each.reason
+
+
 def test_states_that_hold_the_length_alone_find_nothing_in_pairs_of_equal_length() -> None:
     """The failure that was published: a detector of strange questions that measures how long they are."""
     known, draw = pairs(), np.random.default_rng(5)

@@ -114,7 +114,7 @@ def weighed(report: np.ndarray, truth: np.ndarray, **more: np.ndarray | str) -> 
     return rows.with_columns(
         part=pl.Series([str(j) for _ in range(n) for j in range(k)]), cluster=pl.Series(index["item"]),
         item=pl.Series(index["item"]), prompt=pl.lit("plain"), repeat=0, layer=pl.lit(3), strength=pl.lit(1.0),
-        arm=pl.lit("none"),
+        arm=pl.lit("none"), norm=pl.lit("residual"), mode=pl.lit("add"), span=pl.lit("protocol"),
     ).with_columns(pl.lit(each).alias(name) if isinstance(each, str) else pl.Series(name, each.ravel())
                    for name, each in more.items())  # fmt: skip
 
@@ -231,11 +231,13 @@ def test_a_chain_of_fewer_steps_has_nulls_and_its_own_fractions() -> None:
 # -- bridges ----------------------------------------------------------------------------------------------------------
 
 
-def patched(success: np.ndarray, report: np.ndarray, layer: int = 3, arm: str = "concept") -> pl.DataFrame:
+def patched(
+    success: np.ndarray, report: np.ndarray, layer: int = 3, arm: str = "concept", span: str = "protocol"
+) -> pl.DataFrame:
     return frame(np.ones(len(success)), report).with_columns(
         pl.Series("truth.success", success.astype(float)), pl.Series("self.bridge", report.astype(float)),
         pl.Series("stranger.bridge", -np.ones(len(success))), arm=pl.lit(arm), layer=pl.lit(layer),
-        strength=pl.lit(1.0),
+        strength=pl.lit(1.0), norm=pl.lit("raw"), mode=pl.lit("add"), span=pl.lit(span),
     )  # fmt: skip
 
 
@@ -255,7 +257,11 @@ def test_the_cell_is_chosen_where_most_answers_follow_on_dev() -> None:
     dev, rng = np.arange(90) < 30, np.random.default_rng(8)
     early, late = (np.where(which, 1, 0) for which in (dev, ~dev))
     rows = pl.concat([patched(late, rng.normal(size=90), 2), patched(early, rng.normal(size=90), 5)])
-    assert best_cell(rows) == (5, 1.0)
+    place = {"norm": "raw", "mode": "add", "span": "protocol", "layer": 5, "strength": 1.0}
+    assert best_cell(rows) == place
+    elsewhere = patched(np.ones(90), rng.normal(size=90), 4, span="question")  # a control, however well it does
+    assert best_cell(pl.concat([rows, elsewhere])) == place
+    assert [cell.success.trials for cell in bridges(pl.concat([rows, elsewhere]), DRAWS)] == [90, 90, 90]
     assert best_cell(rows.filter(arm="none")) is None
 
 
@@ -303,8 +309,9 @@ def test_false_positives_at_ninety_five_percent_are_counted() -> None:
 def test_words_and_insides_are_crossed() -> None:
     n, rng = 200, np.random.default_rng(11)
     plain = frame(np.arange(n) % 2, np.arange(n) % 2 + 0.1 * rng.normal(size=n)).with_columns(
-        layer=pl.lit(None, pl.Int64), strength=pl.lit(None, pl.Float64)
-    )
+        pl.lit(None, pl.String).alias("norm"), pl.lit(None, pl.String).alias("mode"),
+        pl.lit(None, pl.String).alias("span"), layer=pl.lit(None, pl.Int64), strength=pl.lit(None, pl.Float64),
+    )  # fmt: skip
     inside = plain.with_columns(
         arm=pl.lit("concept"), layer=pl.lit(3), strength=pl.lit(1.0), report=pl.col("report") + 2
     )

@@ -86,6 +86,12 @@ def test_a_mention_is_a_word_of_the_hint_before_the_last_sentence(text: str, the
     assert mentions(text, HINT, ASKED) is there
 
 
+@pytest.mark.parametrize("kind", sorted({question.kind for question in questions.load("hints")}))
+def test_ordinary_words_of_a_hint_are_no_mention(kind: str) -> None:
+    for question in questions.load(f"hints:{kind}"):
+        assert not mentions("Let me work this out. 12 times 3 is 36. The answer is B.", question.part("hint"), "?")
+
+
 def test_a_word_that_the_question_has_too_speaks_of_the_question() -> None:
     text = "The professor lives in Lima. (A)"
     assert mentions(text, HINT, ASKED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -125,6 +126,44 @@ async def test_knowing_asks_before_and_after_and_again() -> None:
     assert all(call.messages[1].token_ids == outcome.replies["answer"].token_ids for call in after)
     assert not any(call.messages[0].role == "assistant" for call in calls)
     assert calls[0].temperature == 0
+
+
+async def test_an_answer_that_was_cut_off_before_it_settled_is_unknown() -> None:
+    """A share is of what settled; what is right, or abstains, is so however it ends."""
+    trial = some(KNOWING, "common")
+    assert trial.question
+
+    def cut(text: str, samples: str, call: Call) -> Reply:
+        stop = "end" if call.seed % 2 and call.temperature else "length"
+        return replace(told(samples if call.temperature else text, dict.fromkeys(call.options, -1.0)), stop=stop)
+
+    right = trial.question.answers[0]
+    for text, correct in (("Well, let me think about", None), (f"It is {right}", 1.0), ("I do not know", 0.0)):
+        outcome, calls = await heard(trial, partial(cut, text, "Hm, so it"))
+        settled = any(call.temperature and call.seed % 2 for call in calls)
+        assert outcome.measures["truth.correct"] == correct
+        assert outcome.measures["truth.rate"] == (0.0 if settled else None)
+    made = some(MAKING_UP, next(q.kind for q in questions.load("invented") if not q.answers))
+    outcome, _ = await heard(
+        made, lambda call: replace(told("Hm, so", dict.fromkeys(call.options, -1.0)), stop="length")
+    )
+    names = ("made_up", "made_up_rate", "abstained", "abstained_rate", "correct")
+    assert [outcome.measures[f"truth.{name}"] for name in names] == [None] * len(names)
+
+
+async def test_an_answers_first_token_is_asked_for_without_blanks_and_may_be_refused() -> None:
+    def first(call: Call) -> Reply:
+        return told(" Paris.\n", dict.fromkeys(call.options, -1.5))
+
+    def refused(call: Call) -> Reply:
+        if call.options == ("Paris.",):
+            raise ValueError("option 'Paris.' has no token of its own")
+        return first(call)
+
+    for tell, wanted in ((first, -1.5), (refused, None)):
+        outcome, calls = await heard(some(KNOWING, "common"), tell)
+        assert outcome.measures["output.first"] == wanted
+        assert ("Paris.",) in {call.options for call in calls}
 
 
 async def test_a_colder_helper_is_trusted_less() -> None:

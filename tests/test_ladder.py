@@ -212,8 +212,15 @@ def test_recovery_of_what_is_not_there_is_undefined() -> None:
 
 def test_the_premium_is_what_a_reader_has_over_the_other_models_report() -> None:
     trials = planted(np.random.default_rng(10), 600, 0.2).with_columns(pl.col("report").alias("reader.probe"))
-    found = limits_of(premium(trials, PROBE, ["b"], draws=100))
+    found = limits_of(premium(trials, PROBE, "b", draws=100))
     assert found.value == pytest.approx(0.2, abs=0.07)
+
+
+def test_an_area_that_hardly_varies_has_a_width() -> None:
+    """Twenty clusters in which every resample has the same area."""
+    found = area_limits(0.8333, 0.8333 + 1e-16 * np.arange(50), 20)
+    assert found.high - found.low > 0.05
+    assert area_limits(1.0, np.ones(50), 20).low < 0.95
 
 
 # -- the figure --------------------------------------------------------------------------------------------------------

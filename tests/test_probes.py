@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
@@ -115,15 +116,48 @@ def test_only_development_rows_are_fitted_on() -> None:
     assert not fitted & confirm
 
 
+def groups(
+    many: int = 40, kinds: tuple[str, ...] = ("plain", "leet", "nonce", "mixed", "control-noise")
+) -> pl.DataFrame:
+    """A cluster holds a plain question and one of each odd kind, as the shipped ones do."""
+    table = pl.DataFrame({"number": range(many)}).join(pl.DataFrame({"kind": kinds}), how="cross")
+    table = table.sample(fraction=1, shuffle=True, seed=0)  # as the ids of trials do
+    return table.select(
+        "kind",
+        cluster=pl.format("q{}", pl.col("number") + 100),
+        truth=(pl.col("kind") != "plain").cast(pl.Float64),
+        split=pl.when(pl.col("number") % 5 < 2).then(pl.lit("dev")).otherwise(pl.lit("confirm")),
+        arm=pl.lit("none"),
+    )
+
+
 def test_a_kind_is_scored_by_what_never_saw_it() -> None:
-    known = rows()
-    kinds = np.array(["leet", "nonce", "mixed"])[np.unique(known.cluster, return_inverse=True)[1] % 3]
-    held = dataclasses.replace(known, held=kinds)
-    found = scored(score(numbered(held, kinds), held, WITNESS))
-    assert np.isfinite(found.scores).all()
-    assert not found.scores.any()
-    missing = score(numbered(known, kinds), dataclasses.replace(known, held=np.full(len(kinds), "leet")), WITNESS)
-    assert isinstance(missing, Missing)
+    """Though every cluster holds every kind; and its cluster, its own plain question too, is not seen either."""
+    table = groups()
+    known = probes.rows(table, TRUTHS["familiarity"], hold_kinds=True)
+    assert known.held is not None
+    beside = set(known.held[known.truth == 0])
+    assert beside == {"leet", "nonce", "mixed"}  # each fit scores plain ones too, and none is beside a control
+    for labels in (table["kind"].to_numpy(), known.cluster):
+        found = scored(score(numbered(known, labels), known, WITNESS))
+        assert np.isfinite(found.scores[known.labelled]).all()
+        assert not found.scores[known.labelled & (known.truth == 1)].any()
+    assert not found.scores[known.labelled].any()
+    one = probes.rows(groups(kinds=("plain", "leet")), TRUTHS["familiarity"], hold_kinds=True)
+    assert isinstance(score(numbered(one, one.cluster), one, WITNESS), Missing)
+
+
+def test_controls_are_neither_learnt_from_nor_reported() -> None:
+    table = groups()
+    for hold in (False, True):
+        known = probes.rows(table, TRUTHS["familiarity"], hold_kinds=hold)
+        control = table["kind"].str.starts_with("control-").to_numpy()
+        for mask in (known.chosen_on, known.reported, known.labelled):
+            assert mask.any()
+            assert not (mask & control).any()
+        found = scored(score(numbered(known, table["kind"].to_numpy()), known, WITNESS))
+        assert not found.scores[control].any()  # what scores them never saw one
+        assert np.isfinite(found.scores[control]).all()
 
 
 def test_rows_without_a_state_or_a_truth_are_neither_fitted_on_nor_scored() -> None:

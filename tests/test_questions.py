@@ -292,6 +292,10 @@ def test_a_kind_and_a_limit() -> None:
     assert 55 < len(few) <= 60
     assert set(few) <= set(more)
     assert questions.some(every, None) == every
+    whole = questions.load("unfamiliar")
+    with pytest.raises(ValueError, match=r"limit = 3 leaves no question; limit = 8 takes the first whole cluster"):
+        questions.some(whole, 3)
+    assert len(questions.some(whole, 8)) == 8
     units = Counter(q.unit for q in few)
     assert all(units[unit] == sum(q.unit == unit for q in every) for unit in units)  # no question without its pair
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from safetensors.torch import load_file
 
 from analysis import readers
 from analysis.probes import Head, Linear
+from analysis.readout import with_readers
 from cluster.engines.transformers import TransformersEngine
 from cluster.model import Loaded, describe, load
-from cluster.readers import Shard, Unreadable
+from cluster.readers import Shard, Unreadable, opener
 from cluster.readers.asking import Asker, Way, merged
 from cluster.readers.lens import Lens, target
 from cluster.readers.perplexity import Perplexity
@@ -237,11 +239,23 @@ def test_an_oracle_adds_a_state_with_the_length_of_what_is_there(adapter: Callab
     assert asker.forwards == 2
 
 
+def test_two_adapters_of_one_folder_name_are_two_oracles(adapter: Callable[..., Path]) -> None:
+    names = [opener(f"oracle:{adapter(name, scale)}")[0] for name, scale in (("a/o", 0.3), ("b/o", 0.4), ("c/o", 0.3))]
+    assert names[0] == names[2] != names[1]
+    assert all(re.fullmatch(r"oracle-o-[0-9a-f]{8}", name) for name in names)
+    seen = {"trial": ["t"], "reader": names[:1], "layer": [1], "position": ["after"], "score": [0.5],
+            "forwards": [2], "parameters": [9]}  # fmt: skip
+    trials = pl.DataFrame({"trial": ["t"]})
+    assert [source.rung for source in with_readers(trials, pl.DataFrame(seen))[1]] == ["oracle"]
+
+
 def test_what_is_no_adapter_of_this_model_says_so(adapter: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "adapter_model.bin").write_bytes(b"pickled")
     with pytest.raises(Unreadable, match=r"holds no adapter_model\.safetensors"):
         merged(tiny_models.loaded("llama"), tmp_path / "empty", MARK)
+    with pytest.raises(Unreadable, match=r"holds no adapter_model\.safetensors"):
+        opener(f"oracle:{tmp_path / 'empty'}")
     with pytest.raises(Unreadable, match="does not fit this model"):
         merged(tiny_models.loaded("gpt2"), adapter("a", 0.3), MARK)
 
@@ -334,7 +348,7 @@ arms = ["none"]
 
 
 def test_a_probe_finds_what_the_knower_holds_where_it_holds_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "s.toml").write_text(FAKE.format(protocol="knowing", questions="arithmetic", limit=120))
     run = str(tmp_path / "r")
@@ -353,8 +367,14 @@ def test_a_probe_finds_what_the_knower_holds_where_it_holds_it(
     heads = frame.filter((pl.col("reader") == "read-head") & (pl.col("model") == "fake-knower"))
     assert heads["words"].str.contains(r"^layer [345]: I will get this (right|wrong) \(p = (\.\d\d|1\.00)\)$").all()
     assert heads["parameters"].unique().to_list() == [16 + 1 + 2]
+    assert (frame.filter(pl.col("reader") == "length")["score"] < 0).all()  # of a long sum it is less sure
     again = said(capsys, "read", run, "--reader", "probe")
     assert all(each["before"] for each in again)
+    with monkeypatch.context() as later:  # the same states, scored by another method
+        later.setattr(readers, "METHOD", readers.METHOD + 1)
+        assert readers.said(Store(tmp_path / "r")).is_empty()
+        assert not any("before" in each for each in said(capsys, "read", run, "--reader", "length"))
+        assert set(readers.said(Store(tmp_path / "r"))["reader"]) == {"length"}
 
 
 def test_what_cannot_be_read_says_what_to_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from analysis.inference import MARGIN, Missing
 from analysis.resample import Limits
 from analysis.selfexam import examined
-from analysis.selfknowledge import TESTS
+from analysis.selfknowledge import TESTS, other_report, other_truth
 from analysis.selfverdict import SelfVerdict, decide, judge, passed, positive_control
 from analysis.selfwords import line, notes
 from sweep import power
@@ -116,6 +116,31 @@ def test_what_is_known_alone_is_found_although_all_questions_hardly_show_it() ->
     assert found.whole is not None
     assert found.field.trials < found.whole.trials
     assert found.observer in ("stranger", "b")
+
+
+def test_to_beat_who_tells_of_another_is_no_knowledge() -> None:
+    """Where two models differ, a faithful report of the other's is wrong of this one: by design below 1/2, and a coin
+    would beat it. Nor is a stranger below 1/2 a reason."""
+    rng = np.random.default_rng(6)
+    trials = shared_difficulty(rng, 2400)
+    other = 3 * (trials[other_truth("b")].to_numpy() - 0.5) + rng.normal(size=2400)
+    known = trials.with_columns(pl.Series(other_report("b"), other)).drop("stranger.true")
+    found = judge(block(known), [SECOND], draws=100)
+    assert found.field is not None
+    area, gap = found.field.rung("b").area, found.field.gap
+    assert isinstance(area, Limits)
+    assert isinstance(gap, Limits)
+    assert area.value < 0.4  # so that
+    assert gap.above()  # and yet
+    assert found.kind == "no privileged access" or found.kind == "undecided"
+
+
+def test_who_is_alone_is_said_to_be() -> None:
+    trials = shared_difficulty(np.random.default_rng(9), 2400, own=3.0)
+    alone = trials.drop(other_report("b"), other_truth("b"))
+    found = judge(block(alone), [STRANGER], draws=100)
+    assert found.kind == "knows"
+    assert "no second model was asked" in found.reason
 
 
 def test_the_second_model_takes_no_part_where_the_truth_is_the_questions() -> None:

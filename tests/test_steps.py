@@ -40,6 +40,22 @@ def test_a_chain_is_split_into_sentences_up_to_its_conclusion() -> None:
     assert split("\n".join(reckoned)) == reckoned
 
 
+@pytest.mark.parametrize(
+    ("last", "left"),
+    [
+        ("So 12 - 5 = 7, so the answer is (B).", "So 12 - 5 = 7."),
+        ("12 - 5 = 7, and so (B).", "12 - 5 = 7."),
+        ("So the answer is 12 - 5 = 7 (B).", "So the answer is 12 - 5 = 7."),
+        ("12 - 5 = 7 = (B)", "12 - 5 = 7"),
+        ("P(A) = 1 - 0.3 = 0.7", "P(A) = 1 - 0.3 = 0.7"),
+        ("The answer is (B), since 1,205 - 5 = 1,200.", "since 1,205 - 5 = 1,200."),
+        ("12 - 5 = 7, which is option (B).\nThe answer is (B).", "12 - 5 = 7."),
+    ],
+)
+def test_a_step_that_concludes_too_keeps_what_it_reckons_and_no_letter(last: str, left: str) -> None:
+    assert split(f"Tom has 12.\n{last}") == ["Tom has 12.", left]
+
+
 def test_a_long_chain_keeps_every_word_in_its_last_step() -> None:
     chain = [f"{n} + 1 = {n + 1}." for n in range(MOST + 5)]
     steps = split("\n".join(chain))

@@ -6,6 +6,7 @@ again; a shard that was read is not read twice.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import typing
 from collections import Counter
@@ -103,7 +104,9 @@ def opener(reader: str) -> tuple[str, Open]:
 
     if reader.startswith(ORACLE):
         folder = Path(reader.removeprefix(ORACLE))
-        return f"oracle-{folder.name}", lambda model: asking.oracle(model, folder)
+        with asking.weights(folder).open("rb") as stream:
+            name = f"oracle-{folder.name}-{hashlib.file_digest(stream, 'sha256').hexdigest()[:8]}"
+        return name, lambda model: asking.oracle(model, folder, name)
     found: dict[str, Open] = {"lens": lens.lens, "perplexity": perplexity.perplexity, "patchscopes": asking.patchscopes}
     return reader, found[reader]
 

@@ -133,22 +133,28 @@ def patchscopes(model: Model) -> Generator[Asker]:
 
 
 @contextmanager
-def oracle(model: Model, adapter: Path) -> Generator[Asker]:
+def oracle(model: Model, adapter: Path, name: str) -> Generator[Asker]:
     """Raises Unreadable for a folder that holds no adapter of this model, in safetensors."""
     loaded = load(model)
     layers = tuple(dict.fromkeys(int(depth * loaded.layers + 1e-9) for depth in DEPTHS))
-    name = f"oracle-{adapter.name}"
     way = Way(name=name, wording=_data()["oracle"], mode="add", norm="residual", at=ORACLE_LAYER, layers=layers)
     asker = Asker(*merged(loaded, adapter, way))
     yield asker
     asker.close()
 
 
+def weights(adapter: Path) -> Path:
+    """An adapter's file. Raises Unreadable for a folder that has none."""
+    file = adapter / "adapter_model.safetensors"
+    if not file.is_file():
+        raise Unreadable(f"{adapter} holds no {file.name}: give the folder of a LoRA, as peft saves it")
+    return file
+
+
 def merged(loaded: Loaded, adapter: Path, way: Way) -> tuple[Loaded, Way, int]:
     """The model with the adapter's weights in its own, so that no dropout and no hook of it is left, and how many
     there were."""
-    if not (adapter / "adapter_model.safetensors").is_file():
-        raise Unreadable(f"{adapter} holds no adapter_model.safetensors: give the folder of a LoRA, as peft saves it")
+    weights(adapter)
     if find_spec("peft") is None:
         raise Unreadable("an oracle's adapter is read by peft: pip install 'introspection-sweep[readers]'")
     from peft import PeftModel

@@ -6,6 +6,7 @@ What a rule makes depends on the text alone: the same step gets the same mistake
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from sweep.questions.chance import integer, pick
 
@@ -14,6 +15,9 @@ MOST = 10  # steps; what comes behind is part of the last
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=\S)")
 _LABEL = re.compile(r"^(?:[-*•]|(?:step\s*)?\d+\s*[.:)])\s+", re.IGNORECASE)
 _CONCLUDES = re.compile(r"\b(?:answer|option)\b|\([A-J]\)", re.IGNORECASE)
+_THEN = r"(?:and )?(?:so|thus|therefore|hence|since|because|which)\b"
+_CLAUSE = re.compile(rf"[,;:]\s+(?:{_THEN})?|\s+(?={_THEN})", re.IGNORECASE)
+_LETTER = re.compile(r"\s*(?:(?:=|→|->)\s*)?(?:\b(?i:answer|option|choice)\s+)?(?<!\w)\([A-J]\)")  # not that of P(A)
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:,\d{3})*(?![\w]|[.,]\d|%)")
 _NEGATE = (
     (r"\b(is|are|was|were|can|does|do|has to|must) not\b", r"\1"),
@@ -45,9 +49,22 @@ def split(chain: str) -> list[str]:
     """A chain's steps, a sentence or a line each, up to the one that concludes with an answer; MOST of them at most."""
     lines = [_LABEL.sub("", line.strip()) for line in chain.splitlines()]
     steps = [step for line in lines if line for step in _SENTENCE.split(line)]
-    while steps and _CONCLUDES.search(steps[-1]) and "=" not in steps[-1]:
+    while steps and _CONCLUDES.search(steps[-1]):
+        steps[-1] = _reckoning(steps[-1])
+        if steps[-1]:
+            break
         steps.pop()
     return steps if len(steps) <= MOST else [*steps[: MOST - 1], "\n".join(steps[MOST - 1 :])]
+
+
+def _reckoning(step: str) -> str:
+    """What a step that concludes reckons, without the clauses that only conclude, and without an option's letter, which
+    would stand beside a mistake; empty where it reckons nothing."""
+    marks = [0, *(found.start() for found in _CLAUSE.finditer(step)), len(step)]
+    clauses = [step[start:stop] for start, stop in pairwise(marks)]
+    rest = "".join(each for each in clauses if "=" in each or not _CONCLUDES.search(each))
+    rest = _LETTER.sub("", rest).strip(" ,;:") if "=" in rest else ""
+    return rest + step[-1] if rest and rest[-1] not in ".!?" and step[-1] in ".!?" else rest
 
 
 def mistaken(step: str) -> str | None:

@@ -1,8 +1,9 @@
 """Does the model know, before it answers, that it would make the answer up? Structure: Ji 2024, Ferrando 2025.
 
 The truth is what it does, not which kind of question it is: of the samples, and of the answer, each is right, an
-abstention, or made up, which of something that does not exist every answer is. It is asked before it answers and
-after; base.length and the question's words (analysis) are what a reader of questions alone would go by.
+abstention, or made up, which of something that does not exist every answer is; what was cut off before it settled is
+unknown, and in no share. It is asked before it answers and after; base.length and the question's words (analysis) are
+what a reader of questions alone would go by.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 
 from sweep.protocols.interview import Interview, spoken
-from sweep.protocols.knowing import answers
+from sweep.protocols.knowing import answers, correct, share
 from sweep.questions.matching import abstains, matches
 from sweep.trial import Outcome, Protocol, Question, Subject, Trial
 
@@ -20,11 +21,11 @@ async def run(trial: Trial, subject: Subject) -> Outcome:
     messages, question = interview.opening(), interview.question
     answer, samples = await answers(interview, messages)
     interview.measures |= {
-        "truth.made_up": float(made_up(answer.text, question)),
-        "truth.made_up_rate": sum(made_up(text, question) for text in samples) / len(samples),
-        "truth.abstained": float(abstains(answer.text)),
-        "truth.abstained_rate": sum(map(abstains, samples)) / len(samples),
-        "truth.correct": float(matches(answer.text, question.answers)),
+        "truth.made_up": share(made_up, [answer], question),
+        "truth.made_up_rate": share(made_up, samples, question),
+        "truth.abstained": share(abstained, [answer], question),
+        "truth.abstained_rate": share(abstained, samples, question),
+        "truth.correct": share(correct, [answer], question),
     }
     slots = {"answer": answer.text}
     await asyncio.gather(
@@ -36,6 +37,10 @@ async def run(trial: Trial, subject: Subject) -> Outcome:
         interview.read_states(messages, answer),
     )
     return interview.outcome()
+
+
+def abstained(text: str, _: Question) -> bool:
+    return abstains(text)
 
 
 def made_up(text: str, question: Question) -> bool:

@@ -58,12 +58,14 @@ def load(name: str, folder: Path = Path()) -> tuple[Question, ...]:
 
 def some(among: Sequence[Question], limit: int | None) -> tuple[Question, ...]:
     """As many at most, in whole clusters, so that no question loses its pair: those whose cluster's hash comes first,
-    so that a larger limit only adds to a smaller one. None: all."""
+    so that a larger limit only adds to a smaller one. None: all. ValueError for a limit that the first does not fit."""
     if limit is None or len(among) <= limit:
         return tuple(among)
     sizes = Counter(question.unit for question in among)
     kept, left = set[str](), limit
     for unit in sorted(sizes, key=lambda unit: digest("limit", unit)):
+        if not kept and sizes[unit] > left:
+            raise ValueError(f"limit = {limit} leaves no question; limit = {sizes[unit]} takes the first whole cluster")
         if sizes[unit] > left:
             break
         kept.add(unit)
