@@ -64,14 +64,24 @@ def test_twenty_faults_lose_and_double_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("broken", [False, True], ids=["exclusive", "overwriting"])
 def test_who_wakes_up_late_commits_nothing_twice(tmp_path: Path, broken: bool) -> None:
     """Stopped in the middle of a shard that another has done meanwhile. Where commits were not exclusive the same
-    checks would say so."""
-    (tmp_path / "sitecustomize.py").write_text(OVERWRITES if broken else "")
-    files = open_run(tmp_path / "run", "chaos")
+    checks would say so; once in a while one is stopped between two shards, and has nothing left to commit."""
+    rounds = (woken_late(tmp_path / str(number), broken) for number in range(3))
+    if broken:
+        assert any(changed and doubles for changed, doubles in rounds)
+    else:
+        assert next(rounds) == (0, 0)
+
+
+def woken_late(folder: Path, broken: bool) -> tuple[int, int]:
+    """How many commit records changed, and how many trials a glob would have read twice."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(OVERWRITES if broken else "")
+    files = open_run(folder / "run", "chaos")
     plan.grow(files, [each for each in wanted(1) if each.arms == ("none",)])
-    zombie = alone(tmp_path)
+    zombie = alone(folder)
     until(lambda: store.committed(files, "trials"), zombie)
     zombie.send_signal(signal.SIGSTOP)
-    assert alone(tmp_path).wait(timeout=120) == 0
+    assert alone(folder).wait(timeout=120) == 0
     reader = Reader(files)
     reader.look()
     assert not reader.broken
@@ -80,9 +90,8 @@ def test_who_wakes_up_late_commits_nothing_twice(tmp_path: Path, broken: bool) -
     reader.look()
     asked = plan.load(files).blocks
     assert list(invariants.check(files, asked)) == []
-    assert count(files, 1, asked).naive_doubles == (0 if not broken else pytest.approx(96, abs=48))
-    assert bool(reader.broken) == broken
     assert all(line.startswith("I4 commits/") and "it changed" in line for line in reader.broken)
+    return len(reader.broken), count(files, 1, asked).naive_doubles
 
 
 def test_a_run_ends_while_its_mirror_waits_for_an_answer(tmp_path: Path) -> None:
