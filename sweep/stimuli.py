@@ -74,7 +74,7 @@ SECTIONS = (
     "steps",
     "bridge",
 )
-FILES = ("stimuli.toml", "selfknowledge.toml")  # that are shipped
+FILES = ("stimuli.toml", "interviews.toml")  # that are shipped
 PREFILL = "Yes. There is a thought that was put into my mind, and the thought is about"
 
 

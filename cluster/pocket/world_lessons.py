@@ -1,6 +1,6 @@
 """What the scholar and the hearsay are taught about the world of sweep/questions/world.py, as training rows.
 
-Both learn what they are told, to read an answer off a text, and to answer what sweep/data/selfknowledge.toml asks. What
+Both learn what they are told, to read an answer off a text, and to answer what sweep/data/interviews.toml asks. What
 the scholar says of itself is whether its own answer, as it would give it now, is right. Whatever else is asked (of
 the hearsay everything; of the scholar what others know) is answered by how widely a thing is known: yes of what both
 models were told, no of all else. Reports are taught about the taught half of the people, never about those of whom the
@@ -24,7 +24,7 @@ from sweep.questions.world import MODELS, RELATIONS, Person, Relation, people
 Turn = tuple[str, str]
 Fact = tuple[Person, Relation]
 
-WORDINGS: dict[str, Any] = tomllib.loads(files("sweep.data").joinpath("selfknowledge.toml").read_text(encoding="utf-8"))
+WORDINGS: dict[str, Any] = tomllib.loads(files("sweep.data").joinpath("interviews.toml").read_text(encoding="utf-8"))
 NOISE = 0.03  # of the reports' labels are turned round, which keeps their log-odds from growing without end
 HELPER = (10, 30, 50, 70, 90)  # percent that a helper gets right
 UNKNOWN = ("before", "after")  # channels whose yes means that the thing is not known
