@@ -20,7 +20,7 @@ import polars as pl
 import vl_convert
 from markupsafe import Markup
 
-from analysis import selfsection, selfwords, statements, words
+from analysis import statements, words
 from analysis.charts import RAMP
 from analysis.figures import figures
 from analysis.gather import Gathered, gather
@@ -31,7 +31,9 @@ from analysis.panels import Figure, page, save
 from analysis.rates import COLUMNS
 from analysis.recompute import placed
 from analysis.sections import Declared, Section, sections
-from analysis.selfexam import Examined
+from analysis.selfknowledge import section as selfknowledge
+from analysis.selfknowledge import words as selfwords
+from analysis.selfknowledge.exam import Examined
 from analysis.snippets import snippets
 from analysis.terms import ARM_LABELS, LABELS, QUESTIONS, title, wording
 from analysis.transcripts import transcripts
@@ -65,21 +67,21 @@ def write_report(
     """
     run = gather(run_path, grader)
     found = sections(run, _by_protocol(run, declared))
-    known = selfsection.examined(run)
+    known = selfknowledge.examined(run)
     drawn = {section.slug: _drawn(figures(section), run, grader) for section in found}
-    drawn |= {each.slug: _drawn(selfsection.figures(each), run, grader) for each in known}
+    drawn |= {each.slug: _drawn(selfknowledge.figures(each), run, grader) for each in known}
     folder = out or (run.path / "report" if isinstance(run.path, Path) else Path(f"report-{run.name}"))
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     if files:
         for section in found:
             _save(section, drawn[section.slug], folder / "figures")
         for each in known:
-            selfsection.write(each, drawn[each.slug], folder / "figures")
+            selfknowledge.write(each, drawn[each.slug], folder / "figures")
     target = folder / "report.html"
     temporary = target.with_suffix(".html.tmp")
     temporary.write_text(render(run, found, drawn, grader, known), encoding="utf-8")
     temporary.replace(target)
-    verdicts = (*_verdict_lines(found), *selfsection.lines(known))
+    verdicts = (*_verdict_lines(found), *selfknowledge.lines(known))
     return Written(page=target, damaged=run.damaged, verdicts=verdicts)
 
 
@@ -124,9 +126,9 @@ def render(
         for figure in drawn[each.slug]
         for number, panel in enumerate(figure.panels)
     }
-    cells = _cells(found) | selfsection.cells(run, known)
+    cells = _cells(found) | selfknowledge.cells(run, known)
     data = {"panels": panels, "cells": cells, "labels": LABELS, **transcripts(run)}
-    blocks = selfsection.parts(known, drawn)
+    blocks = selfknowledge.parts(known, drawn)
     return template("report.html.jinja").render(
         name=run.name, question=QUESTION, parts=_parts(run, found, drawn, grader),
         known=blocks, knowledge=_knowledge(run, known, blocks), warnings=of_run(run),
@@ -138,7 +140,7 @@ def render(
 
 
 def _knowledge(run: Gathered, known: Sequence[Examined], blocks: Sequence[Mapping[str, Any]]) -> Markup:
-    trends = selfsection.trend_notes(run, known)
+    trends = selfknowledge.trend_notes(run, known)
     return Markup(template("selfknowledge.html.jinja").render(parts=blocks, trends=trends))
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from analysis import contrasts, findings, naming, selfknowledge
+from analysis import contrasts, findings, naming
 from analysis.asking import Asking
 from analysis.contrasts import Drop
 from analysis.findings import Findings
@@ -24,6 +24,7 @@ from analysis.judging import Judging
 from analysis.load import BOTH, VERDICT
 from analysis.naming import Named
 from analysis.rates import Rate, as_rate
+from analysis.selfknowledge import measured
 from analysis.tables import Declared, cell_rates, drop, mean_odds, rates_by_category, rates_by_item, sums_of
 from analysis.terms import ARMS, CHANCE, MAIN, PAIRS, PROTOCOLS, in_order
 from analysis.verdict import Verdict
@@ -140,8 +141,8 @@ class Section:
 
 def sections(run: Gathered, declared: Mapping[str, Declared]) -> list[Section]:
     """Every section of a run, in the order of models and protocols; `declared` by protocol. The tests of self-knowledge
-    have sections of their own (`analysis.selfsection`)."""
-    settings = _settings(run.cells.filter(~pl.col("protocol").is_in(selfknowledge.PROTOCOLS)))
+    have sections of their own (`analysis.selfknowledge.section`)."""
+    settings = _settings(run.cells.filter(~pl.col("protocol").is_in(measured.PROTOCOLS)))
     judging = Judging(run.plan.asking)
     found = [_section(run, keys, settings, declared.get(str(keys["protocol"])), judging) for keys in settings]
     return [

@@ -28,10 +28,11 @@ from wandb.sdk.lib.wbauth.wbnetrc import read_netrc_auth
 from wandb.sdk.mailbox.mailbox import MailboxClosedError
 from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError, ServerResponseError
 
-from analysis import mirror, selfsection
+from analysis import mirror
 from analysis.frames import Opened, open_frame
 from analysis.load import Run
 from analysis.mirror import Snapshot
+from analysis.selfknowledge import section as selfknowledge
 from sweep.commands import DONE, INCOMPLETE, RESUMABLE, CommandError, Report, existing, state
 from sweep.grading import folder_of
 from sweep.identity import digest
@@ -182,7 +183,7 @@ class _Mirrors:
 
     def finish(self) -> None:
         """Show what needs all of a run, name the parts that the numbers came from, and wait until W&B has it all."""
-        drawn = selfsection.mirrored(self._last.run) if self._last and self.options.tables else {}
+        drawn = selfknowledge.mirrored(self._last.run) if self._last and self.options.tables else {}
         for model, run in list(self._runs.items()):
             if pictures := drawn.get(model):
                 run.log({name: wandb.Html(svg, inject=False, data_is_not_path=True) for name, svg in pictures.items()})

@@ -11,11 +11,11 @@ from typing import NoReturn
 from cluster import gpus, weights
 from cluster.kit import DEFAULT, make_worker
 from cluster.metrics import Meter
+from sweep.driving.scheduler import Lease
 from sweep.engine import EngineDead
 from sweep.grading.judge import Judge
 from sweep.place import place
 from sweep.redact import redact
-from sweep.scheduler import Lease
 from sweep.serving import ServingFor
 from sweep.store import Store
 from sweep.trial import Model

@@ -21,7 +21,7 @@ from cluster import placement
 from cluster.actor import Follower, Replica, Task
 from cluster.gpus import GpuTaken
 from cluster.placement import Need, Survey
-from sweep.pool import NoRoom, ReplicaLost
+from sweep.driving.pool import NoRoom, ReplicaLost
 
 REASON = 600  # characters at most of why Ray says that a process was lost
 DIED = "its worker process has died"  # what Ray says of a process that ended on a machine that stays

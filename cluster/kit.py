@@ -12,9 +12,9 @@ from cluster import doses
 from cluster.directions import dump, load, measure, realise
 from sweep import grading, plan, protocols, store
 from sweep.block import Block
+from sweep.driving.pool import InProcessPool
 from sweep.engine import Engine
 from sweep.grading.judge import Judge
-from sweep.pool import InProcessPool
 from sweep.serving import Serving, ServingFor, gpus_each, leases_in_flight
 from sweep.store import Store
 from sweep.trial import Direction, Directions, Dose, Injection, Model, Source, StrengthRule, Template
@@ -53,7 +53,7 @@ class DirectionBank:
 def engine_for(model: Model, directions: Directions, serving: Serving) -> Engine:
     """The engine that a model asks for; torch and vLLM are imported only where one needs them."""
     if model.engine == "fake":
-        from sweep.fake import FakeEngine
+        from sweep.fakes.engine import FakeEngine
 
         return FakeEngine(model, directions)
     if model.engine == "vllm":

@@ -13,7 +13,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sweep.block import Block
-from sweep.pool import NoRoom
+from sweep.driving.pool import NoRoom
 from sweep.serving import ServingFor
 
 SHOWN = 8  # machines that a message lists

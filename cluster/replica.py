@@ -21,10 +21,10 @@ from cluster.kit import DEFAULT
 from cluster.metrics import LOSSES
 from cluster.weights import EVERY, SILENT, Arrivals
 from sweep.block import Block
+from sweep.driving.pool import ReplicaLost
+from sweep.driving.scheduler import Lease
 from sweep.grading.judge import Judge
 from sweep.place import absolute
-from sweep.pool import ReplicaLost
-from sweep.scheduler import Lease
 from sweep.serving import ServingFor, gpus_each, leases_in_flight
 from sweep.store import Store
 from sweep.trial import Model
@@ -34,7 +34,7 @@ log = logging.getLogger("sweep.cluster")
 
 
 class RayPool:
-    """sweep.pool.Pool on Ray: leases go to the actors of a crew, each once its model is on its machine."""
+    """sweep.driving.pool.Pool on Ray: leases go to the actors of a crew, each once its model is on its machine."""
 
     def __init__(self, crew: Crew, in_flight: int, models: Mapping[str, Model], temporary: Path | None = None) -> None:
         self._crew, self.in_flight, self._models, self._temporary = crew, in_flight, models, temporary

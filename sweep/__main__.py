@@ -14,9 +14,9 @@ from sweep.arguments import parsed, placed
 from sweep.block import Block
 from sweep.commands import CommandError, Report, existing, grades_of
 from sweep.commands.answering import answered
+from sweep.driving.pool import Pool
 from sweep.grading import folder_of
 from sweep.grading.judge import Judge
-from sweep.pool import Pool
 from sweep.serving import ServingFor, parse
 from sweep.spec import schema
 from sweep.store import Record, Store
@@ -51,10 +51,11 @@ def _plan(options: argparse.Namespace) -> Report:
 def _run(options: argparse.Namespace) -> Report:
     from dataclasses import asdict
 
-    from sweep import launch, run, store, study
+    from sweep import store, study
     from sweep.commands import ending, planning, running
-    from sweep.leasing import Limits
-    from sweep.pace import Timing
+    from sweep.driving import launch, run
+    from sweep.driving.leasing import Limits
+    from sweep.driving.pace import Timing
 
     found, price = study.read(options.spec), running.price(options.price, options.budget)
     progress = running.progress(options.log)
@@ -169,9 +170,9 @@ def _read(options: argparse.Namespace) -> Report:
     from sweep.commands import reading
 
     def fit(files: Store, names: Sequence[str], protocol: str, model: str) -> Mapping[str, Record | str | None]:
-        from analysis import readers
+        from analysis.readers import activations
 
-        return readers.fit(files, names, protocol, model)
+        return activations.fit(files, names, protocol, model)
 
     def load(files: Store, name: str, model: str, tell: Callable[[int, int], None]) -> Mapping[str, int] | str:
         from cluster import readers

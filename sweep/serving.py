@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from sweep.block import Block
-from sweep.scheduler import IN_FLIGHT
+from sweep.driving.scheduler import IN_FLIGHT
 from sweep.spec import nearest
 
 AHEAD = 2.0  # of the calls that vLLM runs at once: leased beyond the shard that ends, as several may end together

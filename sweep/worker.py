@@ -14,6 +14,7 @@ from typing import Any
 
 from sweep import rows, states, store
 from sweep.block import Block
+from sweep.driving.scheduler import Lease
 from sweep.engine import Engine, EngineDead, EngineUnavailable, InjectionContradiction
 from sweep.grading import NamedGrader
 from sweep.grading import stage as grading
@@ -25,7 +26,6 @@ from sweep.grading.questions import Ask
 from sweep.identity import as_dosed, canonical, digest, source_digest
 from sweep.plan import Plan, load, parse_shard, trials_of
 from sweep.redact import redact
-from sweep.scheduler import Lease
 from sweep.store import Record, Store, StoreError, failpoint
 from sweep.stream import Stream, TrialSubject
 from sweep.trial import Doses, Injection, Model, Outcome, Protocol, Source, Template, Trial

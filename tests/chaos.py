@@ -29,7 +29,7 @@ from typing import Any
 
 from sweep import plan, store
 from sweep.block import Block
-from sweep.progress import silent
+from sweep.driving.progress import silent
 from sweep.store import Store, open_run
 from tests import invariants
 from tests.chaos_driver import STORE_FAULT, Driver, send
@@ -278,7 +278,7 @@ def world(root: Path, faults: int, seed: int, *, pocket: bool, verbose: bool) ->
 def without_faults(root: Path, asked: Sequence[Block]) -> dict[str, dict[str, Any]]:
     """The rows of the same trials of a run to which nothing happens."""
     from cluster.kit import open_in_process
-    from sweep.run import drive as drive_run
+    from sweep.driving.run import drive as drive_run
 
     files = open_run(root, "chaos")
     blocks = plan.grow(files, [faultless(each) for each in asked]).blocks

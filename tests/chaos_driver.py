@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from sweep import plan
-from sweep.progress import silent
+from sweep.driving.progress import silent
 from sweep.store import Store, StoreError
 from tests.invariants import birth
 
@@ -61,7 +61,7 @@ def send(pid: int, born: int, number: signal.Signals) -> bool:
 
 async def drive(root: Path, pids: Path, address: str, replicas: int) -> int:
     from cluster.replica import RayPool, open_ray
-    from sweep.run import drive as drive_run
+    from sweep.driving.run import drive as drive_run
 
     async def write_down(pool: RayPool) -> None:
         while True:

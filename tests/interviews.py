@@ -10,7 +10,7 @@ import numpy as np
 
 from sweep import protocols, study
 from sweep.engine import Call, Receipt, Reply
-from sweep.fake import FakeEngine
+from sweep.fakes.engine import FakeEngine
 from sweep.stream import Stream, TrialSubject
 from sweep.trial import Dose, Model, Outcome, Template, Trial
 from sweep.worker import run_trials

@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweep import events, plan, rows, store
-from sweep.blame import Budgets
+from sweep import plan, rows, store
 from sweep.block import Block
+from sweep.driving import events
+from sweep.driving.blame import Budgets
 from sweep.grading import RULES
 from sweep.store import Store, StoreError
 

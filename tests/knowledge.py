@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 from scipy.stats import norm
 
-from analysis.ladder import Source
-from analysis.selfknowledge import TESTS, Block, Test, other_report, other_truth
+from analysis.selfknowledge.ladder import Source
+from analysis.selfknowledge.measured import TESTS, Block, Test, other_report, other_truth
 from sweep.rows import trials_table, written
 from sweep.store import Store, publish
 from sweep.trial import Outcome, Protocol
@@ -25,7 +25,7 @@ SECOND = Source(name="b", rung="second model", column=other_report("b"))
 def frame(
     truth: np.ndarray, report: np.ndarray, dev: float = 1 / 3, **more: np.ndarray | Sequence[object]
 ) -> pl.DataFrame:
-    """Rows as `analysis.selfknowledge.wide` has them, a question each; the first share `dev` of them are dev ones."""
+    """Rows as `measured.wide` has them, a question each; the first share `dev` of them are dev ones."""
     n = len(truth)
     return pl.DataFrame(
         {

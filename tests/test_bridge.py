@@ -17,7 +17,7 @@ from cluster.model import Loaded, decoder_blocks
 from cluster.render import render, resolve
 from sweep import questions, study
 from sweep.engine import Call, Reading, Reply
-from sweep.fake import locate
+from sweep.fakes.engine import locate
 from sweep.material import patch
 from sweep.protocols.bridge import FIRST, LAST, TO_COME
 from sweep.trial import Contrast, Direction, Injection, Message, Outcome, Source, Span, StrengthRule, Template

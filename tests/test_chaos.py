@@ -28,8 +28,8 @@ from pathlib import Path
 from cluster.kit import open_in_process
 from cluster.replica import open_ray
 from sweep import plan
-from sweep.progress import silent
-from sweep.run import drive
+from sweep.driving.progress import silent
+from sweep.driving.run import drive
 from sweep.store import Store
 
 async def main() -> int:

@@ -15,7 +15,7 @@ from cluster.engines import vllm_compat
 from sweep.__main__ import main
 from sweep.arguments import parser
 from sweep.engine import Engine
-from sweep.fake import FakeEngine
+from sweep.fakes.engine import FakeEngine
 from sweep.serving import KEYS, Serving
 from sweep.trial import Directions, Model
 

@@ -20,15 +20,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis.load import open_run as open_analysis
-from sweep import launch, plan, rows, store
+from sweep import plan, rows, store
 from sweep.__main__ import main
 from sweep.compact import ROWS, batches, compact, garbage, stages
+from sweep.driving import launch
+from sweep.driving.run import drive
+from sweep.driving.updates import Landed, Update
 from sweep.grading import RULES
 from sweep.manifest import Manifest, shard_table
-from sweep.run import drive
 from sweep.sole import Held, Sole
 from sweep.store import Store, StoreError, publish, records
-from sweep.updates import Landed, Update
 from tests import toys
 from tests.synthetic_run import Grid, write_run
 from tests.toys import assert_every_trial_once, block, new_run, pool

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from sweep import plan, store
-from sweep.progress import silent
-from sweep.run import drive
+from sweep.driving.progress import silent
+from sweep.driving.run import drive
 from sweep.store import Store, read_part, records
 from tests import toys
 from tests.toys import assert_every_trial_once, block, controls, new_run
@@ -25,7 +25,7 @@ CHILD = """
 import asyncio, sys
 from pathlib import Path
 from sweep import plan
-from sweep.run import drive
+from sweep.driving.run import drive
 from sweep.store import Store
 from tests import toys
 files = Store(Path(sys.argv[1]))

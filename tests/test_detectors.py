@@ -9,9 +9,9 @@ from scipy.spatial.distance import mahalanobis as scipys
 from sklearn.covariance import LedoitWolf
 from sklearn.neighbors import NearestNeighbors
 
-from analysis import detectors
 from analysis.inference import Missing
-from analysis.probes import Rows, Scored, area, score
+from analysis.readers import detectors
+from analysis.readers.probes import Rows, Scored, area, score
 from sweep.questions import load
 
 

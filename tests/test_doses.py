@@ -19,11 +19,11 @@ from cluster.kit import DoseBank, make_worker
 from cluster.kl import measure, texts_digest
 from sweep import store
 from sweep.block import Block
+from sweep.driving.pool import InProcessPool
+from sweep.driving.run import DOSES_PER_LEASE, MEASURED_PER_LEASE, _doses_per_lease, drive
 from sweep.engine import Engine
-from sweep.fake import FakeEngine
+from sweep.fakes.engine import FakeEngine
 from sweep.identity import as_dosed
-from sweep.pool import InProcessPool
-from sweep.run import DOSES_PER_LEASE, MEASURED_PER_LEASE, _doses_per_lease, drive
 from sweep.store import Store
 from sweep.trial import Contrast, Direction, Dose, Injection, Mode, Norm, Source, SpanName, StrengthRule, Template
 from sweep.worker import dose_name, group_of

@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from analysis.faithfulness import Influence, Weights, follows, influence, related, weights
 from analysis.inference import Missing
-from analysis.reasoning import best_cell, bridges, curves, hints, normalised
 from analysis.resample import Limits
-from analysis.unusual import crossed, moved, unusual
+from analysis.selfknowledge.faithfulness import Influence, Weights, follows, influence, related, weights
+from analysis.selfknowledge.reasoning import best_cell, bridges, curves, hints, normalised
+from analysis.selfknowledge.unusual import crossed, moved, unusual
 from tests.knowledge import frame
 
 DRAWS = 100
@@ -26,7 +26,7 @@ def value(found: Limits | Missing) -> float:
 
 
 def parts(effect: np.ndarray, **more: np.ndarray) -> pl.DataFrame:
-    """[questions, parts] each as rows of `selfknowledge.wide(parts=True)`."""
+    """[questions, parts] each as rows of `measured.wide(parts=True)`."""
     n, k = effect.shape
     columns = {"truth.effect": effect, "truth.flip": np.zeros((n, k)), "self.absent": np.zeros((n, k)), **more}
     return pl.DataFrame(

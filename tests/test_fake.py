@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from sweep.engine import Call, Reading, Reply
-from sweep.fake import DELAY, FakeEngine, parse
-from sweep.fake_questions import kind_of, told_to_think_of
-from sweep.fake_residuals import HIDDEN, gaussian
-from sweep.fake_subjects import SUBJECTS, Hit, chances, feel, p_yes
+from sweep.fakes.engine import DELAY, FakeEngine, parse
+from sweep.fakes.questions import kind_of, told_to_think_of
+from sweep.fakes.residuals import HIDDEN, gaussian
+from sweep.fakes.subjects import SUBJECTS, Hit, chances, feel, p_yes
 from sweep.trial import (
     Anchor,
     Change,

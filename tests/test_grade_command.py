@@ -23,11 +23,11 @@ from sweep.block import Block
 from sweep.commands import DONE, INCOMPLETE, RESUMABLE, Report, judging
 from sweep.commands import grading as command
 from sweep.commands.grading import PoolFor, grade
+from sweep.driving.pool import InProcessPool, Pool
 from sweep.engine import EngineDead
 from sweep.grading import rules, throttle
 from sweep.grading.judge import Judge, JudgeError, load
 from sweep.grading.spend import Ledger, Prices, Spend
-from sweep.pool import InProcessPool, Pool
 from sweep.store import Store
 from sweep.worker import Worker
 from tests import toys

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweep import fake_reasoning, questions
+from sweep import questions
 from sweep.engine import Call
-from sweep.fake_knowers import Mind
-from sweep.fake_subjects import Hit
+from sweep.fakes import reasoning
+from sweep.fakes.knowers import Mind
+from sweep.fakes.subjects import Hit
 from sweep.protocols.hints import last_letter, mentions, moved
 from sweep.trial import Message, Template
 from tests.interviews import asked, auroc, heard, told, trials, values
@@ -203,4 +204,4 @@ def test_the_same_fact_without_its_options_is_no_question_about_hints() -> None:
     assert shared
     for text in sorted(shared)[:5]:
         call = Call(trial="t", messages=(Message(role="user", text=text),), template=Template())
-        assert fake_reasoning.reply(Mind(subject="knower"), call, Hit()) is None
+        assert reasoning.reply(Mind(subject="knower"), call, Hit()) is None

@@ -12,7 +12,7 @@ import pytest
 
 from sweep import protocols, questions, study
 from sweep.engine import Call, Reply
-from sweep.fake_knowers import Mind, knows
+from sweep.fakes.knowers import Mind, knows
 from sweep.protocols.interview import joined, lettered, logit, shares, user
 from sweep.protocols.knowing import SAMPLES, SHARES
 from sweep.spec import SpecError

@@ -21,11 +21,11 @@ from sweep.__main__ import main
 from sweep.block import Block
 from sweep.commands import DONE, ERROR, INCOMPLETE, RESUMABLE, grades_of
 from sweep.commands.grading import grade
+from sweep.driving.pool import InProcessPool, Pool
+from sweep.driving.run import drive, drive_judge
 from sweep.engine import EngineUnavailable
 from sweep.grading import RULES
 from sweep.grading.judge import Judge, load
-from sweep.pool import InProcessPool, Pool
-from sweep.run import drive, drive_judge
 from sweep.store import Store
 from sweep.trial import Model, Template
 from sweep.worker import Worker

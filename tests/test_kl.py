@@ -13,7 +13,7 @@ from cluster.doses import read, resolve
 from cluster.engines.transformers import TransformersEngine
 from cluster.kl import Plain, kl, measure, neutral, span_of
 from sweep.engine import Call, Engine, InjectionContradiction, Receipt
-from sweep.fake import Asked, FakeEngine
+from sweep.fakes.engine import Asked, FakeEngine
 from sweep.stream import EngineStalled
 from sweep.trial import (
     Anchor,

@@ -14,7 +14,7 @@ from analysis import kl
 from analysis.asking import setting
 from analysis.kl import measured
 from sweep import study
-from sweep.launch import prepare
+from sweep.driving.launch import prepare
 from sweep.plan import load
 from sweep.store import Store, open_run, publish
 from sweep.trial import StrengthRule

@@ -10,9 +10,9 @@ from sklearn.metrics import roc_auc_score
 
 from analysis.detection import auroc
 from analysis.inference import Missing
-from analysis.ladder import SELF, Source, climb, compared, per_protocol, premium, recovery, within
 from analysis.resample import FEWEST, Limits, area_limits, areas, averages, correlation, limits, once, rarer, resample
-from analysis.selffigures import ladder_figure, ladder_table
+from analysis.selfknowledge.figures import ladder_figure, ladder_table
+from analysis.selfknowledge.ladder import SELF, Source, climb, compared, per_protocol, premium, recovery, within
 from tests.knowledge import SECOND, STRANGER, frame, planted, shared_difficulty
 
 PROBE = Source(name="probe", rung="probe", column="reader.probe")

@@ -19,7 +19,7 @@ import yaml
 from cluster import metrics
 from cluster.metrics import BY, EXPORTED, Meter, Metered
 from sweep.engine import Call, Engine, Reply
-from sweep.fake import FakeEngine
+from sweep.fakes.engine import FakeEngine
 from sweep.store import Store
 from sweep.trial import Message, Template
 from sweep.worker import Done, Finished

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cluster import gpus
 from cluster.gpus import Gpu, GpuTaken, taken, wait_until_free
 from cluster.placement import Machine, Need, packed, ranks_each, room, room_now, share
-from sweep.pool import NoRoom
+from sweep.driving.pool import NoRoom
 from sweep.serving import parse
 from tests.toys import MODEL, block
 

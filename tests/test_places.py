@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from sweep import events, store
+from sweep import store
 from sweep.compact import garbage
+from sweep.driving import events
+from sweep.driving.run import drive
+from sweep.driving.scheduler import Lease
+from sweep.driving.updates import Landed, Summary, Update
 from sweep.plan import Plan
-from sweep.run import drive
-from sweep.scheduler import Lease
 from sweep.sole import Held, Sole
 from sweep.store import Store, StoreError
-from sweep.updates import Landed, Summary, Update
 from tests import toys
 from tests.toys import assert_every_trial_once, new_run, pool
 

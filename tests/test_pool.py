@@ -20,8 +20,8 @@ from cluster.actor import Replica
 from cluster.replica import RayPool, open_ray
 from sweep import plan
 from sweep.block import Block
-from sweep.pool import NoRoom, ReplicaLost
-from sweep.scheduler import Lease
+from sweep.driving.pool import NoRoom, ReplicaLost
+from sweep.driving.scheduler import Lease
 from sweep.serving import ServingFor, parse
 from sweep.store import Store, open_run, record
 from sweep.worker import Done, group_of

@@ -13,9 +13,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from analysis import probes
 from analysis.inference import Missing
-from analysis.probes import KINDS, Column, Kind, Nested, Rows, Scored, area, choose, estimate, score
+from analysis.readers import probes
+from analysis.readers.probes import KINDS, Column, Kind, Nested, Rows, Scored, area, choose, estimate, score
 from sweep.truths import TRUTHS
 
 MASS = KINDS["mass-mean"]

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sweep.cost import HOUR, Account, Bill, Price
-from sweep.pace import Pace
-from sweep.progress import EVERY, Progress
-from sweep.replicas import GONE, LINES, Replicas
-from sweep.speed import Speed, clock, eta
-from sweep.updates import Kind, Landed, Seat, Standing, Started, Trouble
+from sweep.driving.cost import HOUR, Account, Bill, Price
+from sweep.driving.pace import Pace
+from sweep.driving.progress import EVERY, Progress
+from sweep.driving.replicas import GONE, LINES, Replicas
+from sweep.driving.speed import Speed, clock, eta
+from sweep.driving.updates import Kind, Landed, Seat, Standing, Started, Trouble
 from sweep.worker import Finished
 
 FREE = Bill(hours=0.0, elsewhere=0.0, gpus=False, price=None)

@@ -13,7 +13,7 @@ import pytest
 
 from sweep import protocols, stimuli
 from sweep.engine import Call, Reading, Receipt, Reply
-from sweep.fake import FakeEngine
+from sweep.fakes.engine import FakeEngine
 from sweep.grading import rules
 from sweep.protocols.asking import choice, log_odds
 from sweep.trial import (

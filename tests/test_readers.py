@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from analysis import readers
-from analysis.probes import Head, Linear
-from analysis.readout import with_readers
+from analysis.readers import activations
+from analysis.readers.probes import Head, Linear
+from analysis.selfknowledge.readout import with_readers
 from cluster.engines.transformers import TransformersEngine
 from cluster.model import Loaded, describe, load
 from cluster.readers import Shard, Unreadable, opener
@@ -307,7 +307,7 @@ def test_the_pocket_models_states_are_read_once(tmp_path: Path, capsys: pytest.C
     shards = len(list((tmp_path / "r" / "states").iterdir()))
     assert shards > 1
     assert [each["shards"] for each in said(capsys, "read", run, "--reader", *ALL)] == [shards] * 3
-    frame = readers.said(Store(tmp_path / "r"))
+    frame = activations.said(Store(tmp_path / "r"))
     many = frame["trial"].n_unique()
     assert set(frame["reader"]) == {"lens", "lens-rank", "perplexity", "patchscopes"}
     assert frame.filter(pl.col("score").is_null()).is_empty()
@@ -330,7 +330,7 @@ def test_the_pocket_models_states_are_read_once(tmp_path: Path, capsys: pytest.C
     more = len(list((tmp_path / "r" / "states").iterdir())) - shards
     assert more > 0
     assert [each["shards"] for each in said(capsys, "read", run, "--reader", "perplexity")] == [more]
-    grown = readers.said(Store(tmp_path / "r")).filter(pl.col("reader") == "perplexity")
+    grown = activations.said(Store(tmp_path / "r")).filter(pl.col("reader") == "perplexity")
     assert many < grown["trial"].n_unique() == grown.height
 
 
@@ -363,7 +363,7 @@ def test_a_probe_finds_what_the_knower_holds_where_it_holds_it(
         assert abs(each["shuffled"]["mean"] - 0.5) < 0.2  # type: ignore[index]
     assert "plain questions" in str(found["fake-knower", "cosine"]["missing"])
     assert "fake subject" in str(found["fake-knower", "lens"]["missing"])
-    frame = readers.said(Store(tmp_path / "r"))
+    frame = activations.said(Store(tmp_path / "r"))
     heads = frame.filter((pl.col("reader") == "read-head") & (pl.col("model") == "fake-knower"))
     assert heads["words"].str.contains(r"^layer [345]: I will get this (right|wrong) \(p = (\.\d\d|1\.00)\)$").all()
     assert heads["parameters"].unique().to_list() == [16 + 1 + 2]
@@ -372,9 +372,9 @@ def test_a_probe_finds_what_the_knower_holds_where_it_holds_it(
     assert all(each["before"] for each in again)
     with monkeypatch.context() as later:  # the same states, scored by another method
         later.setattr(readers, "METHOD", readers.METHOD + 1)
-        assert readers.said(Store(tmp_path / "r")).is_empty()
+        assert activations.said(Store(tmp_path / "r")).is_empty()
         assert not any("before" in each for each in said(capsys, "read", run, "--reader", "length"))
-        assert set(readers.said(Store(tmp_path / "r"))["reader"]) == {"length"}
+        assert set(activations.said(Store(tmp_path / "r"))["reader"]) == {"length"}
 
 
 def test_what_cannot_be_read_says_what_to_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,7 +79,7 @@ def test_another_grader_reads_what_is_there_and_runs_no_model(recipes: Path) -> 
 
 def test_an_engine_answers_to_its_seam() -> None:
     """What a new engine is to do is what the smallest one does; `Engine` is a Protocol, so this is a type check too."""
-    from sweep.fake import FakeEngine
+    from sweep.fakes.engine import FakeEngine
 
     request = ModelRequest(
         name="x", path="fake:oracle", revision=None, dtype="float32", quantisation=None, trust_remote_code=False

@@ -26,8 +26,8 @@ from cluster import replica
 from cluster.actor import DEAD
 from cluster.crew import REASON, Crew, Seated, died, reason
 from cluster.replica import RayPool
-from sweep.pool import ReplicaLost
-from sweep.scheduler import Lease
+from sweep.driving.pool import ReplicaLost
+from sweep.driving.scheduler import Lease
 from sweep.store import Store, committed
 from tests.test_arrivals import HUB
 
@@ -113,7 +113,7 @@ from pathlib import Path
 
 from cluster.replica import open_ray
 from sweep import plan, study
-from sweep.run import drive
+from sweep.driving.run import drive
 from sweep.serving import parse
 from sweep.store import open_run
 
@@ -312,7 +312,7 @@ from pathlib import Path
 import ray
 
 from cluster.replica import open_ray
-from sweep.pool import ReplicaLost
+from sweep.driving.pool import ReplicaLost
 from sweep.store import Store
 from tests.test_replica import LEASE
 

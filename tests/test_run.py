@@ -17,20 +17,21 @@ from typing import Any
 
 import pytest
 
-from sweep import events, launch, splits, store
-from sweep.blame import OWN, Budgets
+from sweep import store
 from sweep.commands import state
+from sweep.driving import events, launch, splits
+from sweep.driving.blame import OWN, Budgets
+from sweep.driving.leasing import Limits
+from sweep.driving.pace import Timing
+from sweep.driving.pool import InProcessPool, ReplicaLost
+from sweep.driving.progress import silent
+from sweep.driving.run import drive
+from sweep.driving.scheduler import Lease
+from sweep.driving.updates import Landed, Started, Summary, Trouble, Update
 from sweep.engine import EngineDead, EngineUnavailable, InjectionContradiction
 from sweep.grading import RULES
-from sweep.leasing import Limits
-from sweep.pace import Timing
 from sweep.plan import Plan, add, halves_of, in_order, load, retry
-from sweep.pool import InProcessPool, ReplicaLost
-from sweep.progress import silent
-from sweep.run import drive
-from sweep.scheduler import Lease
 from sweep.store import Store, StoreError
-from sweep.updates import Landed, Started, Summary, Trouble, Update
 from sweep.worker import Done, Worker
 from tests import toys
 from tests.toys import ToyEngine, assert_every_trial_once, block, controls, kit, new_run, pool, run, table

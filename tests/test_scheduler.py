@@ -19,11 +19,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from sweep.blame import HOPELESS, SUSPECT, Blame, Budgets, Charge, Spent
-from sweep.pace import Pace, Timing
+from sweep.driving.blame import HOPELESS, SUSPECT, Blame, Budgets, Charge, Spent
+from sweep.driving.pace import Pace, Timing
+from sweep.driving.run import shared
+from sweep.driving.scheduler import Lease, RunFailed, Scheduler, Shard
 from sweep.plan import halves_of
-from sweep.run import shared
-from sweep.scheduler import Lease, RunFailed, Scheduler, Shard
 
 
 def scheduler(count: int = 6, groups: int = 1, **changes: object) -> Scheduler:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from analysis import scores as module
 from analysis.inference import Missing
 from analysis.resample import Limits
-from analysis.scores import (
+from analysis.selfknowledge import scores as module
+from analysis.selfknowledge.scores import (
     Scores,
     _binned,
     _smooth,
@@ -23,7 +23,7 @@ from analysis.scores import (
     scores,
     yes,
 )
-from analysis.selfwords import methods as paragraphs
+from analysis.selfknowledge.words import methods as paragraphs
 from tests.knowledge import frame
 
 

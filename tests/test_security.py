@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweep.__main__ import main
-from sweep.events import EventLog
+from sweep.driving.events import EventLog
+from sweep.driving.scheduler import Lease
 from sweep.models import ModelRequest, identify
 from sweep.redact import redact, redacted
-from sweep.scheduler import Lease
 from sweep.spec import ModelTable, SpecError, decode
 from sweep.store import Store, open_run
 from tests.test_cli import SPEC, call

@@ -10,13 +10,13 @@ import polars as pl
 import pytest
 
 from analysis.load import open_run
-from analysis.readout import sources, with_readers
 from analysis.recompute import placed
-from analysis.selfexam import Examined, examine
-from analysis.selfknowledge import COORDINATES, TESTS, blocks, contested, load, other_report, texts, wide
-from analysis.selfsection import figures, lines
-from analysis.shortcuts import PRIOR, WORDS, with_shortcuts
-from analysis.trends import ranks, rungs
+from analysis.selfknowledge.exam import Examined, examine
+from analysis.selfknowledge.measured import COORDINATES, TESTS, blocks, contested, load, other_report, texts, wide
+from analysis.selfknowledge.readout import sources, with_readers
+from analysis.selfknowledge.section import figures, lines
+from analysis.selfknowledge.shortcuts import PRIOR, WORDS, with_shortcuts
+from analysis.selfknowledge.trends import ranks, rungs
 from sweep import protocols
 from sweep.store import Store
 from sweep.truths import TRUTHS

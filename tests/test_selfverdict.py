@@ -10,10 +10,10 @@ import pytest
 
 from analysis.inference import MARGIN, Missing
 from analysis.resample import Limits
-from analysis.selfexam import examined
-from analysis.selfknowledge import TESTS, other_report, other_truth
-from analysis.selfverdict import SelfVerdict, decide, judge, passed, positive_control
-from analysis.selfwords import line, notes
+from analysis.selfknowledge.exam import examined
+from analysis.selfknowledge.measured import TESTS, other_report, other_truth
+from analysis.selfknowledge.verdict import SelfVerdict, decide, judge, passed, positive_control
+from analysis.selfknowledge.words import line, notes
 from sweep import power
 from sweep.identity import DEV_SHARE
 from tests.knowledge import SECOND, STRANGER, block, frame, planted, shared_difficulty

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from analysis.load import RunError
-from analysis.states import known, open_states, shards
+from analysis.readers.states import known, open_states, shards
 from cluster.engines.transformers import TransformersEngine
 from cluster.model import load
 from sweep import plan, states, store, study
 from sweep.__main__ import main
 from sweep.engine import Call, Engine, Reading, Reply
-from sweep.fake import FakeEngine
+from sweep.fakes.engine import FakeEngine
 from sweep.plan import shards_of, trials_of
 from sweep.protocols import knowing
 from sweep.store import Store, StoreError

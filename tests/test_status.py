@@ -13,19 +13,20 @@ from typing import Any
 import pytest
 
 from cluster import kit as kit_of_all
-from sweep import events, splits, store
+from sweep import store
 from sweep.__main__ import main
 from sweep.commands import driving, state
 from sweep.commands.driving import RECENT, SILENT, History, pace
-from sweep.cost import HOUR, Price
-from sweep.events import EventLog, Sign
+from sweep.driving import events, splits
+from sweep.driving.cost import HOUR, Price
+from sweep.driving.events import EventLog, Sign
+from sweep.driving.leasing import Limits
+from sweep.driving.pool import InProcessPool
+from sweep.driving.run import drive
+from sweep.driving.scheduler import Lease
+from sweep.driving.updates import Standing, Summary, Update
 from sweep.grading import RULES
-from sweep.leasing import Limits
-from sweep.pool import InProcessPool
-from sweep.run import drive
-from sweep.scheduler import Lease
 from sweep.store import Record, Store
-from sweep.updates import Standing, Summary, Update
 from sweep.worker import Done, Worker
 from tests.toys import assert_every_trial_once, controls, kit, new_run
 

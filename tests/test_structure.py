@@ -57,7 +57,7 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_the_command_line_starts_light() -> None:
-    assert loaded_by("import sweep.__main__, sweep.study, sweep.run, sweep.worker, sweep.fake") == set()
+    assert loaded_by("import sweep.__main__, sweep.study, sweep.driving.run, sweep.worker, sweep.fakes.engine") == set()
 
 
 def test_the_test_above_can_fail() -> None:

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from analysis.inference import Missing
-from analysis.trends import FAMILIES, SIZES, Slope, said, slope, steps
+from analysis.selfknowledge.trends import FAMILIES, SIZES, Slope, said, slope, steps
 
 HALF = 0.02
 

@@ -17,7 +17,7 @@ from analysis.sections import Declared, sections
 from analysis.sequential import Watched, watch_difference
 from analysis.verdict import Verdict, verdict
 from sweep.__main__ import main
-from sweep.fake_subjects import SUBJECTS
+from sweep.fakes.subjects import SUBJECTS
 from sweep.words import word_list
 
 WORDS = word_list("pocket:heldout")[:40]

@@ -370,8 +370,8 @@ from pathlib import Path
 
 from cluster.replica import open_ray
 from sweep import plan, store, study
-from sweep.progress import silent
-from sweep.run import drive
+from sweep.driving.progress import silent
+from sweep.driving.run import drive
 from sweep.serving import parse
 from sweep.store import open_run
 

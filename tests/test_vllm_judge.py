@@ -21,8 +21,8 @@ from sweep.__main__ import main
 from sweep.block import Block
 from sweep.commands import DONE
 from sweep.commands.grading import grade
+from sweep.driving.pool import Pool
 from sweep.grading.judge import Judge, load
-from sweep.pool import Pool
 from sweep.store import Store
 from sweep.trial import Model
 from tests import vllm_model

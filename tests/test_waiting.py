@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from sweep.driving.tally import tally
+from sweep.driving.waiting import Groups, Line, numbered
 from sweep.store import Store, each_record, publish, records
-from sweep.tally import tally
-from sweep.waiting import Groups, Line, numbered
 
 NAMES = (
     "a-000000",

@@ -12,13 +12,13 @@ import pytest
 from rich.console import Console
 
 from sweep import store
+from sweep.driving.progress import Progress
+from sweep.driving.updates import Update
 from sweep.engine import EngineDead, InjectionContradiction, Receipt, Reply
 from sweep.grading import RULES
 from sweep.grading.stage import outcome_from_row
-from sweep.progress import Progress
 from sweep.store import records
 from sweep.trial import Outcome, Span, Subject, Trial
-from sweep.updates import Update
 from tests import toys
 from tests.toys import ToyEngine, assert_every_trial_once, block, controls, kit, new_run, run, running, table
 

@@ -13,12 +13,13 @@ import numpy as np
 
 from sweep import plan, rows, store
 from sweep.block import Block
+from sweep.driving.pool import InProcessPool
+from sweep.driving.run import drive
+from sweep.driving.updates import Summary, Update
 from sweep.engine import Call, Engine, Reply
-from sweep.fake import FakeEngine
-from sweep.fake_residuals import gaussian
+from sweep.fakes.engine import FakeEngine
+from sweep.fakes.residuals import gaussian
 from sweep.grading import RULES, NamedGrader
-from sweep.pool import InProcessPool
-from sweep.run import drive
 from sweep.store import Store, open_run
 from sweep.trial import (
     Direction,
@@ -37,7 +38,6 @@ from sweep.trial import (
     Template,
     Trial,
 )
-from sweep.updates import Summary, Update
 from sweep.worker import Kit, Worker
 
 MODEL = Model(name="toy", path="fake:oracle", digest="d", engine="fake", layers=8)

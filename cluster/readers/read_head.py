@@ -1,7 +1,7 @@
 """A read-head beside a frozen model: an explicit introspection module. It reads one state as the model is about to
 answer, and says in words what it finds; no forward is spent on it.
 
-`sweep read --reader read-head` fits it to a run's development questions (analysis.probes) and commits it.
+`sweep read --reader read-head` fits it to a run's development questions (analysis.readers.probes) and commits it.
 """
 
 from __future__ import annotations

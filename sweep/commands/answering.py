@@ -8,13 +8,13 @@ import sys
 from collections.abc import Callable
 
 from sweep.commands import DONE, ERROR, RESUMABLE, CommandError, Report
+from sweep.driving.launch import NothingKept
+from sweep.driving.pool import NoRoom
+from sweep.driving.scheduler import RunFailed
 from sweep.engine import EngineDead, EngineUnavailable
-from sweep.launch import NothingKept
 from sweep.models import ModelError
 from sweep.plan import PlanError
-from sweep.pool import NoRoom
 from sweep.redact import redact
-from sweep.scheduler import RunFailed
 from sweep.serving import ServingError
 from sweep.spec import SpecError
 from sweep.store import StoreError

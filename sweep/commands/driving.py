@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
 
-from sweep import events
 from sweep.commands import duration
-from sweep.cost import worth
-from sweep.progress import some
-from sweep.speed import Eta, eta
+from sweep.driving import events
+from sweep.driving.cost import worth
+from sweep.driving.progress import some
+from sweep.driving.speed import Eta, eta
 from sweep.store import Record, Store
 
 RECENT = 300.0  # seconds over which speed is taken

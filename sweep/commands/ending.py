@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sweep.commands import DONE, ERROR, Report, duration, existing, specs
 from sweep.doctor import Finding
+from sweep.driving.updates import Summary
 from sweep.place import Place
-from sweep.updates import Summary
 
 
 def run_report(run: Place, spec: Path, summary: Summary) -> Report:

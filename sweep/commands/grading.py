@@ -13,17 +13,17 @@ from sweep import grading, plan, protocols, store
 from sweep.block import Block
 from sweep.commands import DONE, ERROR, INCOMPLETE, RESUMABLE, CommandError, Report, duration, existing
 from sweep.commands.judging import POLL, Asking, asked_shards, complete
+from sweep.driving.pool import Pool
+from sweep.driving.progress import Progress, Watch
+from sweep.driving.run import drive_judge, pause
+from sweep.driving.updates import Landed, OnProgress, Update
 from sweep.grading import NamedGrader, stage
 from sweep.grading import judge as judges
 from sweep.grading.judge import Judge
 from sweep.grading.judging import Count
 from sweep.place import Place
 from sweep.plan import Plan, parse_shard
-from sweep.pool import Pool
-from sweep.progress import Progress, Watch
-from sweep.run import drive_judge, pause
 from sweep.store import Store
-from sweep.updates import Landed, OnProgress, Update
 
 PoolFor = Callable[[Store, Judge, Sequence[Block]], Awaitable[Pool]]
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Generator
 
 from sweep import plan, store
 from sweep.commands import asked_blocks
+from sweep.driving.progress import Watch
+from sweep.driving.splits import leaves
 from sweep.grading import stage
 from sweep.grading.answers import Answers
 from sweep.grading.endpoint import Endpoint
@@ -17,8 +19,6 @@ from sweep.grading.judge import EndpointTable, Judge
 from sweep.grading.judging import Count, Judging
 from sweep.grading.spend import BudgetSpent, Ledger
 from sweep.grading.throttle import FIRST_WAIT, JudgeDown
-from sweep.progress import Watch
-from sweep.splits import leaves
 from sweep.store import Store
 
 POLL = 2.0  # seconds between two looks at a run that is still going on

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweep.commands import DONE, INCOMPLETE, CommandError, Report, existing
+from sweep.driving.progress import Watch
 from sweep.place import Place
 from sweep.plan import load
-from sweep.progress import Watch
 from sweep.spec import nearest
 from sweep.store import Record, Store
 from sweep.truths import TRUTHS

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sweep.commands import CommandError
-from sweep.cost import Price
-from sweep.progress import Progress
+from sweep.driving.cost import Price
+from sweep.driving.progress import Progress
 
 
 def price(hour: float | None, budget: float | None) -> Price | None:

@@ -12,10 +12,10 @@ from rich.text import Text
 from sweep import plan, protocols, submissions
 from sweep.block import Block
 from sweep.commands import DONE, ERROR, INCOMPLETE, Report, asked_blocks, driving, existing, grades_of, spec_of
+from sweep.driving.progress import Watch, some
+from sweep.driving.splits import leaves
 from sweep.manifest import Manifest
 from sweep.place import Place
-from sweep.progress import Watch, some
-from sweep.splits import leaves
 from sweep.store import Store, StoreError, records
 from sweep.store import splits as split_shards
 from sweep.submissions import Submission

@@ -98,9 +98,9 @@ def capture(folder: Path, run: Path) -> dict[str, Any]:
     """Run the study in this process."""
     from cluster.kit import make_worker
     from sweep import plan, study
+    from sweep.driving.pool import InProcessPool
+    from sweep.driving.run import drive
     from sweep.engine import Engine
-    from sweep.pool import InProcessPool
-    from sweep.run import drive
     from sweep.store import open_run, records
     from sweep.trial import Model
 
@@ -137,8 +137,8 @@ def probe(run: Path) -> dict[str, Any]:
     import numpy as np
     from threadpoolctl import threadpool_limits
 
-    from analysis.probes import KINDS, Rows, score
-    from analysis.states import open_states
+    from analysis.readers.probes import KINDS, Rows, score
+    from analysis.readers.states import open_states
     from sweep.store import Store
 
     before, began = resident(), time.perf_counter()

@@ -28,18 +28,18 @@ import numpy as np
 import pyarrow as pa
 
 from sweep import grading, plan, protocols, rows, store, study
+from sweep.driving.leasing import Limits
+from sweep.driving.pace import Timing
+from sweep.driving.pool import InProcessPool
+from sweep.driving.progress import silent
+from sweep.driving.run import drive
+from sweep.driving.scheduler import Lease, Scheduler, Shard
+from sweep.driving.updates import Started, Update
 from sweep.engine import Call, Reply
-from sweep.fake import FakeEngine
+from sweep.fakes.engine import FakeEngine
 from sweep.grading import rules, stage
-from sweep.leasing import Limits
-from sweep.pace import Timing
-from sweep.pool import InProcessPool
-from sweep.progress import silent
-from sweep.run import drive
-from sweep.scheduler import Lease, Scheduler, Shard
 from sweep.store import Store
 from sweep.trial import Dose, Model, Template
-from sweep.updates import Started, Update
 from sweep.worker import Done, Finished, Kit, Worker, group_of
 
 SHARD = 256

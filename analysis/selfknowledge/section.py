@@ -1,0 +1,170 @@
+"""The part of the report on self-knowledge: a block a model and test, with its verdict, figures, numbers and code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import vl_convert
+
+from analysis.gather import Gathered
+from analysis.load import Run, open_run
+from analysis.panels import Figure, paper, save
+from analysis.recompute import RUN
+from analysis.resample import SHARE, Limits
+from analysis.selfknowledge import figures as drawings
+from analysis.selfknowledge import scores, trends, words
+from analysis.selfknowledge.exam import Examined, examine
+from analysis.selfknowledge.faithfulness import mean_limits
+from analysis.selfknowledge.figures import ladder_table
+from analysis.selfknowledge.measured import PROTOCOLS
+from analysis.selfknowledge.words import QUESTIONS, TITLES, VERDICTS
+from analysis.terms import ARM_LABELS
+from sweep.store import Store
+
+CODE = """\
+from analysis.load import open_run
+from analysis.selfknowledge.exam import examine
+from analysis.selfknowledge.section import figures
+
+found = {{each.slug: each for each in examine(open_run({run!r}))}}[{slug!r}]
+print(found.verdict.kind, found.verdict.reason)
+table = {{each.name: each for each in figures(found)}}[{figure!r}].table
+"""
+
+
+def examined(run: Gathered) -> list[Examined]:
+    """What a run says of self-knowledge; nothing, without another look at it, where no such test was run."""
+    return examine(open_run(run.path)) if run.cells["protocol"].is_in(PROTOCOLS).any() else []
+
+
+def lines(found: Sequence[Examined]) -> list[str]:
+    """The verdicts, a line each."""
+    return [f"{each.model}, {TITLES[each.test.protocol].lower()}: {words.line(each)}" for each in found]
+
+
+def mirrored(run: Run) -> dict[str, dict[str, str]]:
+    """For W&B: each model's figures as SVG, from the documents that a paper gets, by "self/<test>/<figure>"."""
+    found: dict[str, dict[str, str]] = {}
+    for each in examine(run):
+        drawn = {f"self/{each.slug}/{figure.name}": paper(figure) for figure in figures(each)}
+        svgs = {name: vl_convert.vegalite_to_svg(document) for name, document in drawn.items()}
+        found.setdefault(each.model, {}).update(svgs)
+    return found
+
+
+def trend_notes(run: Gathered, found: Sequence[Examined]) -> list[str]:
+    """What sizes and stages of training change, sensitivity and criterion apart; or why that cannot be said."""
+    ranks = trends.ranks(Store(run.path))
+    if not any(rank.family for rank in ranks.values()):  # nobody said that its models are to be compared so
+        return []
+    rows = trends.rungs(found, ranks) if found else pl.DataFrame()
+    return [*trends.said(rows), *trends.steps(rows)] if found else []
+
+
+def write(found: Examined, drawn: Sequence[Figure], folder: Path) -> None:
+    """The files for a paper: the ladder's table, and every figure."""
+    if found.ladders:
+        table = pl.concat([ladder_table(each) for each in found.ladders], how="diagonal_relaxed")
+        table.write_csv(folder / f"{found.slug}-ladders.csv")
+    for figure in drawn:
+        save(figure, folder, found.slug)
+
+
+def figures(found: Examined) -> list[Figure]:
+    """Every figure of a block, in reading order, each with the code that computes its table."""
+    drawn = [figure for figure in _figures(found) if figure.panels]
+    return [replace(each, code=CODE.format(run=RUN, slug=found.slug, figure=each.name)) for each in drawn]
+
+
+def _figures(found: Examined) -> Iterator[Figure]:
+    if found.ladders:
+        yield drawings.ladder_figure(found.ladders[:2])
+        yield drawings.gap_figure(found.verdict.field or found.ladders[0])
+    if found.scores is not None:
+        yield drawings.confidence_figure(scores.curve(found.block.trials, "report"), _delegated(found))
+    if found.curves:
+        yield drawings.steps_figure(found.curves)
+    if found.bridges:
+        yield drawings.bridge_figure(found.bridges)
+    if found.moved is not None and "column" in found.moved.columns:
+        yield drawings.moved_figure(found.moved, {"report": "the report, log-odds", "truth": "what is true"})
+
+
+def _delegated(found: Examined) -> list[tuple[float, Limits]]:
+    """How often it would answer itself, by the helper's share."""
+    trials, shares = found.block.trials.filter(split="confirm"), list[tuple[float, Limits]]()
+    for name in sorted(each for each in trials.columns if each.startswith("self.delegate#")):
+        p = 1 / (1 + (-pl.col(name)).exp())
+        limits = mean_limits(
+            trials.select(p.fill_null(float("nan"))).to_series().to_numpy(), trials["cluster"].to_numpy(), ends=SHARE
+        )
+        if isinstance(limits, Limits):
+            shares.append((float(name.rpartition("#")[2]) / 100, limits))
+    return shares
+
+
+# -- what the page prints ---------------------------------------------------------------------------------------------
+
+
+def parts(found: Sequence[Examined], drawn: Mapping[str, Sequence[Figure]]) -> list[dict[str, Any]]:
+    """The blocks of each model."""
+    models = dict.fromkeys(each.model for each in found)
+    return [
+        {"model": model, "blocks": [_view(each, drawn[each.slug]) for each in found if each.model == model]}
+        for model in models
+    ]
+
+
+def _view(found: Examined, drawn: Sequence[Figure]) -> dict[str, Any]:
+    ladder = (
+        pl.concat([ladder_table(each) for each in found.ladders], how="diagonal_relaxed") if found.ladders else None
+    )
+    wording = str(found.block.keys["prompt"])
+    return {
+        "slug": found.slug, "title": TITLES[found.test.protocol], "question": QUESTIONS[found.test.protocol],
+        "apart": "" if wording == "plain" else wording, "kind": found.verdict.kind,
+        "text": VERDICTS[found.verdict.kind],
+        "reason": words.sentence(found.verdict.reason), "notes": words.notes(found), "figures": drawn,
+        "rows": [] if ladder is None else [_row(row) for row in ladder.iter_rows(named=True)],
+    }  # fmt: skip
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, str]:
+    costs = [] if row["forwards"] is None else [f"{row['forwards']:,} forwards"]
+    costs += [f"{row['parameters']:,} trained" for _ in [0] if row["parameters"]]
+    return {
+        "subset": row["subset"], "source": row["source"], "rung": row["rung"],
+        "auroc": row["missing"] or _told(row, "auroc", ".3f"), "gap": _told(row, "gap", "+.3f"),
+        "n": "–" if row["auroc_n"] is None else f"{row['auroc_n']:,}", "trials": f"{row['trials']:,}",
+        "best": "best observer" if row["best"] else "", "cost": ", ".join(costs),
+    }  # fmt: skip
+
+
+def _told(row: Mapping[str, Any], name: str, form: str) -> str:
+    if row[name] is None:
+        return "–"
+    return f"{row[name]:{form}} [{row[f'{name}_low']:{form}}, {row[f'{name}_high']:{form}}]"
+
+
+def cells(run: Gathered, found: Sequence[Examined]) -> dict[int, dict[str, Any]]:
+    """The run's cells of these protocols, so that the page shows their transcripts; see `report._cells`."""
+    slugs = {(each.model, each.test.protocol): each.slug for each in reversed(found)}
+    counts = dict(run.trials.group_by("cell").len().iter_rows())
+    here = run.cells.filter(pl.col("protocol").is_in(PROTOCOLS))
+    return {
+        row["cell"]: {
+            "section": slugs.get((row["model"], row["protocol"]), ""), "title": _title(row),
+            "trials": counts.get(row["cell"], 0), "rates": [],
+        }
+        for row in here.iter_rows(named=True)
+    }  # fmt: skip
+
+
+def _title(row: Mapping[str, Any]) -> str:
+    arm = ARM_LABELS.get(row["arm"], str(row["arm"]))
+    place = "" if row["layer"] is None else f", layer {row['layer']}, strength {row['dose']:g}"
+    return f"{TITLES[row['protocol']]}: {arm}{place}"

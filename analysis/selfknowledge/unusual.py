@@ -1,0 +1,153 @@
+"""Unusual questions: is the report more than their length, does it hold kind by kind, and is it about words or insides?
+
+Scores of activations against unfamiliar text are largely scores of length (2605.00269), so everything is held against
+length here: within pairs of equal length, after regression on it, and beside length alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from analysis.detection import DRAWS
+from analysis.inference import Missing
+from analysis.rates import means
+from analysis.resample import SHARE, Limits, Weights, limits, once, rarer, resample
+from analysis.selfknowledge.faithfulness import area, mean_limits
+from analysis.selfknowledge.ladder import too_few
+from analysis.selfknowledge.measured import CONTROL, PLACE
+
+TPR = 0.95
+LENGTH = "base.length"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unusual:
+    """Of a score, on the confirm trials. `fpr`: ordinary questions that are called unusual where 95 % of the others
+    are. `matched`: within a pair of equal length, how often the unusual one scores higher. `residual`: the area of what
+    is left of the score after regression on length and its logarithm by the dev questions, beside what is true of them.
+    `kinds`: the area of each kind against the ordinary ones."""
+
+    whole: Limits | Missing
+    fpr: Limits | Missing
+    matched: Limits | Missing
+    residual: Limits | Missing
+    kinds: dict[str, Limits | Missing]
+
+
+def unusual(trials: pl.DataFrame, column: str = "report", draws: int = DRAWS) -> Unusual:
+    known = trials.filter(pl.col("truth").is_not_null(), pl.col(column).is_not_null())
+    confirm = known.filter(split="confirm")
+    plain, odd = (confirm.filter((pl.col("truth") > 0.5) == which) for which in (False, True))
+    kinds = odd["category"].unique().drop_nulls().sort().to_list()
+    return Unusual(
+        whole=_area(confirm, column, draws), fpr=_fpr(confirm, column, draws), matched=_matched(confirm, column, draws),
+        residual=_residual(known, column, draws),
+        kinds={kind: _area(pl.concat([plain, odd.filter(category=kind)]), column, draws) for kind in kinds},
+    )  # fmt: skip
+
+
+def _area(rows: pl.DataFrame, column: str, draws: int) -> Limits | Missing:
+    return area(rows[column].to_numpy(), rows["truth"].to_numpy(), rows["cluster"].to_numpy(), draws)
+
+
+def _fpr(rows: pl.DataFrame, column: str, draws: int) -> Limits | Missing:
+    truth, clusters = rows["truth"].to_numpy(), rows["cluster"].to_numpy()
+    if lacking := too_few(truth, clusters):
+        return lacking
+    order = np.argsort(-rows[column].to_numpy(), kind="stable")
+    ones = (truth > 0.5)[order]
+    last = np.append(np.diff(rows[column].to_numpy()[order]) != 0, True)  # equal scores pass together
+
+    def of(weights: Weights) -> np.ndarray:
+        ranked = weights[order]
+        hits, alarms = (np.cumsum(ranked * each[:, None], axis=0) for each in (ones, ~ones))
+        enough = (hits >= TPR * hits[-1]) & last[:, None]
+        at = enough.argmax(axis=0)
+        return np.divide(
+            np.take_along_axis(alarms, at[None, :], axis=0), alarms[-1:], out=np.full((1, weights.shape[1]), np.nan),
+            where=alarms[-1:] > 0,
+        )  # fmt: skip
+
+    value, drawn = once(of, len(truth))[0], resample(of, clusters, draws)[0]
+    return limits(float(value), drawn, rarer(truth, clusters), SHARE)
+
+
+def _matched(rows: pl.DataFrame, column: str, draws: int) -> Limits | Missing:
+    """A pair is a cluster with a question of each class."""
+    odd = pl.col("truth") > 0.5
+    pairs = rows.group_by("cluster").agg(
+        odd=pl.col(column).filter(odd).mean(), plain=pl.col(column).filter(~odd).mean()
+    ).drop_nulls().sort("cluster")  # fmt: skip
+    if not pairs.height:
+        return Missing(reason="no question has a twin of its length; ask about both of each pair")
+    higher = np.sign((pairs["odd"] - pairs["plain"]).to_numpy()) / 2 + 0.5
+    return mean_limits(higher, pairs["cluster"].to_numpy(), draws, SHARE)
+
+
+def _residual(known: pl.DataFrame, column: str, draws: int) -> Limits | Missing:
+    if LENGTH not in known.columns:
+        return Missing(reason="the length of the questions was not measured")
+    dev, confirm = (known.filter(pl.col(LENGTH).is_not_null(), split=split) for split in ("dev", "confirm"))
+    if dev.height < 10:
+        return Missing(reason=f"only {dev.height} dev questions to regress on length")
+    design = np.column_stack([_sizes(dev), dev["truth"].to_numpy()])
+    slopes = np.linalg.lstsq(design, dev[column].to_numpy(), rcond=None)[0][:-1]
+    left = confirm.with_columns(pl.Series("left", confirm[column].to_numpy() - _sizes(confirm) @ slopes))
+    return _area(left, "left", draws)
+
+
+def _sizes(rows: pl.DataFrame) -> np.ndarray:
+    length = rows[LENGTH].to_numpy()
+    return np.stack([np.ones(len(length)), length, np.log1p(length)], axis=1)
+
+
+# -- text x activation ------------------------------------------------------------------------------------------------
+
+
+def crossed(
+    every: pl.DataFrame, arm: str, layer: int, strength: float, draws: int = DRAWS
+) -> dict[str, Limits | Missing]:
+    """Means of the report where the words are ordinary or unusual, and the activations as they are or injected:
+    plain, text, activation, both; and `interaction`, what both do beyond the sum of each."""
+    real = every.filter(~pl.col("category").fill_null("").str.starts_with(CONTROL))
+    cell = (pl.col("arm") == arm) & (pl.col("layer") == layer) & (pl.col("strength") == strength)
+    rows = real.filter((pl.col("arm") == "none") | cell).drop_nulls(["truth", "report"])
+    place = (rows["truth"] > 0.5).cast(pl.Int8) + 2 * (rows["arm"] != "none").cast(pl.Int8)
+    masks = np.stack([(place == number).to_numpy() for number in range(4)])
+    if not masks.any(axis=1).all():
+        return {"interaction": Missing(reason="not all of the four combinations were asked; inject something as well")}
+    sums = np.concatenate([masks * rows["report"].to_numpy(), masks.astype(float)])
+
+    def of(weights: Weights) -> np.ndarray:
+        found = sums @ weights
+        means = np.divide(found[:4], found[4:], out=np.full(found[:4].shape, np.nan), where=found[4:] > 0)
+        return np.vstack([means, means[3] - means[2] - means[1] + means[0]])
+
+    n, clusters = rows["cluster"].n_unique(), rows["cluster"].to_numpy()
+    names = ("plain", "text", "activation", "both", "interaction")
+    drawn = resample(of, clusters, draws)
+    return {
+        name: limits(float(value), each, n, ends=None)
+        for name, value, each in zip(names, once(of, rows.height), drawn, strict=True)
+    }
+
+
+# -- what an injection moves ------------------------------------------------------------------------------------------
+
+
+def moved(every: pl.DataFrame, columns: Sequence[str] = ("report", "truth")) -> pl.DataFrame:
+    """Each arm and place less the uninjected trial of the same item, wording and repeat, for each column:
+    mean, low, high, n. A report that follows an injected state while the truth stays reads that state, and can be
+    fooled."""
+    on, frames = ["item", "prompt", "repeat"], list[pl.DataFrame]()
+    plain = every.filter(arm="none").select(*on, *(pl.col(name).alias(f"plain_{name}") for name in columns))
+    pairs = every.filter(pl.col("arm") != "none").join(plain, on=on)
+    for name in columns:
+        each = pairs.with_columns(value=pl.col(name) - pl.col(f"plain_{name}"))
+        found = means(each.lazy(), ("arm", *PLACE), "value")
+        frames.append(found.with_columns(column=pl.lit(name)))
+    return pl.concat(frames).sort("column", "arm", *PLACE)

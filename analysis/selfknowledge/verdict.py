@@ -1,0 +1,184 @@
+"""The verdict on one model under one test of self-knowledge, in one line that names the observer that explains it.
+
+A model knows of itself what its report tells beyond the best observer: on the questions where two models differ, as far
+as the truth is a model's own, because what both know or neither does is told by how hard a question is. That it tells
+no more is said only where a limit rules an advantage out, and that it tells nothing only where a positive control shows
+that this model can be asked in this way at all; else the instrument may be what fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+from analysis.detection import DRAWS
+from analysis.inference import MARGIN, Missing
+from analysis.resample import FEWEST, SHARE, Limits
+from analysis.selfknowledge.faithfulness import Weights, area, mean_limits
+from analysis.selfknowledge.ladder import OBSERVERS, Ladder, Source, against, climb
+from analysis.selfknowledge.measured import Block, contested
+from sweep.power import area_items, gap_items
+
+Kind = Literal["knows", "no privileged access", "does not", "instrument uninformative", "undecided"]
+REPORTED = 0.55  # an area that would matter
+REACHED = 0.1  # above chance, what a positive control has to come to: an area of .6
+CHANCE = 0.5
+OUTPUT = "output"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfVerdict:
+    """`observer`: the best one, chosen on the dev questions, None where there is none. `reason`: one sentence.
+    `field`: the ladder that the report was held against it on, `whole` that over all questions."""
+
+    kind: Kind
+    observer: str | None
+    reason: str
+    whole: Ladder | None  # None of weights, which have no areas
+    field: Ladder | None
+    control: Limits | Missing
+
+
+def weigh(found: Weights, control: Limits | Missing) -> SelfVerdict:
+    """Of reported weights: what their correlation is beyond that of a guess about somebody else."""
+    stranger = "the same model about another"
+    kind, reason = decide(found.own, 0.0, {stranger: found.gap}, stranger, control)
+    return SelfVerdict(kind=kind, observer=stranger, reason=reason, whole=None, field=None, control=control)
+
+
+def judge(block: Block, sources: Sequence[Source], draws: int = DRAWS) -> SelfVerdict:
+    """Of a block's trials, with the columns of the sources; of the other models the most telling is the second."""
+    whole = climb(block.trials, sources, draws=draws)
+    field, control = whole, positive_control(block, draws)
+    if other := second(block, whole):
+        rows = contested(block.trials, other)
+        field = climb(rows, sources, f"questions on which it and {other} differ", draws)
+    gaps = {rung.source.name: against(rung, field.report.area) for rung in field.rungs if rung.source.rung in OBSERVERS}
+    kind, reason = decide(whole.report.area, CHANCE, gaps, whole.best, control)
+    more = _alone(block) + _output(field) if kind == "knows" else ""
+    if kind == "undecided":
+        more = _enough(field) if whole.report.area.above(CHANCE) else _more(whole)  # pyright: ignore[reportAttributeAccessIssue]
+    return SelfVerdict(kind=kind, observer=whole.best, reason=reason + more, whole=whole, field=field, control=control)
+
+
+def second(block: Block, whole: Ladder) -> str | None:
+    """The model whose report on itself tells most of this one, on the dev questions: two that know different things."""
+    rungs = [rung for rung in whole.rungs if rung.source.rung == "second model" and rung.dev is not None]
+    if not block.test.own or not rungs:
+        return None
+    return max(rungs, key=lambda rung: rung.dev or 0.0).source.name
+
+
+def positive_control(block: Block, draws: int = DRAWS) -> Limits | Missing:
+    """The report's area where the answer is known to be reportable: within the control kinds, with the questions that
+    are asked about for a class that these hardly have. Where the truth is what was done to the model, these state what
+    is to be reported as long as nothing is done: then it is the share of such reports that say so, of which half is
+    chance."""
+    rows = block.controls.drop_nulls(["truth", "report"])
+    if not rows.height:
+        return Missing(reason="no question of a control kind was asked")
+    if len(block.test.arms) > 1:
+        plain = rows.filter(arm="none")
+        return mean_limits((plain["report"] < 0).cast(pl.Float64).to_numpy(), plain["cluster"].to_numpy(), draws, SHARE)
+    rest = block.trials.drop_nulls(["truth", "report"]).select(rows.columns)
+    classes = (pl.col("truth") > 0.5, pl.col("truth") <= 0.5)
+    few = [which for which in classes if rows.filter(which)["cluster"].n_unique() < FEWEST]
+    rows = pl.concat([rows, *(rest.filter(which) for which in few)])
+    return area(rows["report"].to_numpy(), rows["truth"].to_numpy(), rows["cluster"].to_numpy(), draws)
+
+
+def passed(control: Limits | Missing, chance: float = CHANCE) -> bool:
+    return isinstance(control, Limits) and control.value >= chance + REACHED and control.above(chance)
+
+
+Gaps = Mapping[str, Limits | Missing]  # the report less each observer, by name
+
+
+def decide(
+    own: Limits | Missing, chance: float, gaps: Gaps, best: str | None, control: Limits | Missing
+) -> tuple[Kind, str]:
+    """From what the report tells, what it tells beyond each observer, of which one is the best, and the positive
+    control; with why."""
+    if isinstance(own, Missing):
+        return "instrument uninformative", own.reason
+    if own.above(chance):
+        return _beside(gaps, best)
+    if not passed(control, chance):
+        return "instrument uninformative", f"its report is {_ranged(own)}, and {_failed(control)}"
+    if own.not_above(chance):
+        return (
+            "does not",
+            f"its report is {_ranged(own)}, no better than chance, although it can be asked ({_of(control)})",
+        )
+    return "undecided", f"its report is {_ranged(own)}: too few questions to tell it from chance"
+
+
+def _beside(gaps: Gaps, best: str | None) -> tuple[Kind, str]:
+    """It knows what no observer can tell: each is to be beaten, since the best was chosen on few questions. One that
+    was chosen and tells as much explains it."""
+    gap = Missing(reason="none was asked") if best is None else gaps[best]
+    if isinstance(gap, Missing):
+        return "undecided", f"it beats chance, but cannot be held against an observer: {gap.reason}"
+    if gap.not_above():
+        return "no privileged access", f"it beats chance, and {best} tells as much: {_points(gap)}"
+    open_ = [name for name, each in gaps.items() if isinstance(each, Missing) or not each.above()]
+    if not open_:
+        return "knows", f"its report tells more of it than any observer; than the best, {best}: {_points(gap)}"
+    name = best if best in open_ else open_[0]
+    told = gaps[name]
+    if isinstance(told, Missing):
+        return "undecided", f"it beats chance, but cannot be held against {name}: {told.reason}"
+    if told.not_above():
+        why = f"{name}, which was not the best on the dev questions, tells as much"
+        return "undecided", f"it beats chance, but {why}: {_points(told)}"
+    return "undecided", f"it beats chance, but too few questions tell it from {name}: {_points(told)}"
+
+
+def _points(gap: Limits) -> str:
+    """With one-sided limits, which decide."""
+    least, most = 100 * gap.least, 100 * gap.most
+    return f"{100 * gap.value:+.1f} points (one-sided limits {least:+.1f} and {most:+.1f}, n = {gap.n})"
+
+
+def _ranged(found: Limits) -> str:
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def _of(control: Limits | Missing) -> str:
+    return f"positive control {_ranged(control)}" if isinstance(control, Limits) else control.reason
+
+
+def _failed(control: Limits | Missing) -> str:
+    if isinstance(control, Missing):
+        return f"there is no positive control ({control.reason})"
+    return f"the positive control fails too ({_ranged(control)}, wanted {REACHED:g} above chance)"
+
+
+def _output(field: Ladder) -> str:
+    """What it says of itself may be no more than its output shows, which is no observer's but no secret either."""
+    shown = [rung for rung in field.rungs if rung.source.rung == OUTPUT and isinstance(rung.area, Limits)]
+    best = max(shown, key=lambda rung: rung.dev or 0.0, default=None)
+    if best is None or not isinstance(best.gap, Limits) or best.gap.above():
+        return ""
+    return f"; {best.source.name}, which its output shows without asking, tells no less"
+
+
+def _alone(block: Block) -> str:
+    """What only some models know of themselves is seen where two of them differ."""
+    return "; no second model was asked the same" if block.test.own and not block.others else ""
+
+
+def _enough(field: Ladder) -> str:
+    return (
+        f"; {100 * MARGIN:g} points would show on about {gap_items(MARGIN):,} of {field.subset} (here {field.items:,} "
+        "independent ones)"
+    )
+
+
+def _more(whole: Ladder) -> str:
+    """For a report that chance may explain."""
+    needed = area_items(REPORTED)
+    return f"; an area of {REPORTED:g} would show on about {needed:,} questions (here {whole.items:,} independent ones)"
