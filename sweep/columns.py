@@ -21,13 +21,19 @@ UNMEASURED = f"{NOTHING}, or the receipt holds no such number"
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column. `unit` None: it is a name, a text or a choice; `null` None: it is never null."""
+    """One column. `unit` None: it is a name, a text or a choice; `null` None: it is never null. `said`: its type in
+    words, where that of `kind` would not say it."""
 
     name: str
     kind: pa.DataType
     meaning: str
     unit: str | None
     null: str | None
+    said: str | None = None
+
+    @property
+    def type(self) -> str:
+        return self.said or str(self.kind)
 
     @property
     def field(self) -> pa.Field:
@@ -170,7 +176,14 @@ TRIALS: tuple[Column, ...] = (
         unit="ratio",
         null=f"{UNMEASURED}, or the stream there is zero",
     ),
-    _column("replies", pa.list_(pa.struct([column.field for column in REPLY])), "every call of the trial, in order"),
+    Column(
+        name="replies",
+        kind=pa.list_(pa.struct([column.field for column in REPLY])),
+        meaning="every call of the trial, in order",
+        unit=None,
+        null=None,
+        said="list<the table replies>",
+    ),
     _column(
         "measures",
         pa.list_(MEASURED),
@@ -190,6 +203,46 @@ GRADES: tuple[Column, ...] = (
     _column("asked", pa.string(), "digest of what the judge was asked", null="no judge was asked"),
 )
 
+STATES: tuple[Column, ...] = (
+    _column("trial", pa.string(), "identity of the trial"),
+    Column(
+        name="<position>.<layer>",
+        kind=pa.binary(2),
+        meaning="the residual stream behind a decoder block, a column for each at each position (question: the prompt's"
+        " last token; answer: its last token; after: the token behind that; name#part: the last token of a part of the "
+        "prompt): bfloat16, little-endian, as many as the model is wide",
+        unit=ACTIVATION,
+        null="the trial has no such position: nothing was answered",
+        said="fixed_size_binary[2 x width]",
+    ),
+)
+
+READERS: tuple[Column, ...] = (
+    _column("reader", pa.string(), "who judged: probe, lens, ..., or oracle, its adapter's name and digest"),
+    _column("model", pa.string(), "model name as the spec gives it"),
+    _column("protocol", pa.string(), "experiment"),
+    _column("trial", pa.string(), "identity of the trial"),
+    _column(
+        "part",
+        pa.string(),
+        "which part of the question is judged, as in a measure's name behind #",
+        null="the trial is judged as a whole",
+    ),
+    _column("layer", pa.int32(), "decoder block that is looked at", unit="block, from 0", null="none is"),
+    _column("position", pa.string(), "where in the text it is looked at, see states", null="at no position"),
+    _column(
+        "score",
+        pa.float64(),
+        "verdict: the higher, the likelier is the truth of the trial or part 1, or the more it weighs",
+        unit="the reader's",
+        null="the reader could not tell",
+    ),
+    _column("trained", pa.bool_(), "whether it was trained, on labels or to read activations"),
+    _column("forwards", pa.int32(), "passes of a model for this row, beyond those of the trial itself", unit="count"),
+    _column("parameters", pa.int64(), "trained parameters", unit="count"),
+    _column("words", pa.string(), "the verdict in words", null="the reader gives numbers only"),
+)
+
 OPENED: tuple[Column, ...] = (
     _column("shard", pa.string(), "part of the plan that was committed at once; joins a trial with its grades"),
     _column(
@@ -205,6 +258,12 @@ OPENED: tuple[Column, ...] = (
         pa.uint64(),
         "what makes a repeat within a concept a new draw: the seed, or at temperature 0 a hash of what was read",
         null="temperature 0, and nothing was read",
+    ),
+    _column(
+        "read_cluster",
+        pa.string(),
+        "independent unit of numbers that are read before anything is drawn: as cluster, but of a control the prompt "
+        "alone, whatever the seed",
     ),
     _column(
         "wording",
@@ -224,6 +283,8 @@ TABLES: dict[str, tuple[str, Sequence[Column]]] = {
     "trials": ("trials/*.parquet, one row an attempt at a trial", TRIALS),
     "replies": ("fields of the column `replies` of trials", REPLY),
     "grades": ("grades/<grader>/*.parquet, one row a trial and measure", GRADES),
+    "states": ("states/*.parquet, where a spec asks for `states`: one row a trial that ended ok", STATES),
+    "readers": ("readers/<reader>/*.parquet, one row a trial, part, layer and position", READERS),
     "opened": ("what opening a run, or exporting it, adds to the columns of trials", OPENED),
 }
 

@@ -6,30 +6,16 @@ A reader's stage is `readers/<reader>`; like every stage it is what was asked fo
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweep import store
+from sweep import columns, store
 from sweep.store import Record, Store
 
-SCHEMA = pa.schema(
-    [
-        ("reader", pa.string()),
-        ("model", pa.string()),
-        ("protocol", pa.string()),
-        ("trial", pa.string()),
-        ("layer", pa.int32()),  # null: it looks at no layer
-        ("position", pa.string()),  # null: at no position
-        ("score", pa.float64()),  # higher: the truth (sweep.truths) is likelier 1; null: it could not tell
-        ("trained", pa.bool_()),  # on labels, or to read activations
-        ("forwards", pa.int32()),  # of a model, for each trial and row, beyond those that the trial itself took
-        ("parameters", pa.int64()),  # trained ones
-        ("words", pa.string()),  # the verdict, where it gives one in words
-    ]
-)
+SCHEMA = columns.schema(columns.READERS)
 _REPEATED: Any = [name for name in SCHEMA.names if name not in ("score", "words")]  # its stubs know of a bool only
 
 
@@ -38,12 +24,12 @@ def stage(reader: str) -> str:
 
 
 def publish(
-    files: Store, reader: str, name: str, columns: Mapping[str, Sequence[object]], facts: Mapping[str, Any]
+    files: Store, reader: str, name: str, rows: Mapping[str, Sequence[object]], facts: Mapping[str, Any]
 ) -> Record | None:
-    """Rows and their commit record, of which `facts` become part; None where someone else was first. A column that is
-    not given is null."""
-    many = len(next(iter(columns.values())))
-    full = {field.name: pa.array(columns.get(field.name, [None] * many), field.type) for field in SCHEMA}
+    """Rows, by column, and their commit record, of which `facts` become part; None where someone else was first. A
+    column that is not given is null."""
+    many = len(next(iter(rows.values())))
+    full = {field.name: pa.array(rows.get(field.name, [None] * many), field.type) for field in SCHEMA}
     sink = io.BytesIO()
     pq.write_table(pa.table(full, schema=SCHEMA), sink, compression="zstd", use_dictionary=_REPEATED)
     return store.publish(files, stage(reader), name, sink.getvalue(), "parquet", {"rows": many, **facts})
@@ -53,3 +39,22 @@ def readers(files: Store) -> list[str]:
     """Those that have said something."""
     found = store.committed(files, "readers")
     return sorted({name.partition("/")[0] for name in found if "/" in name})
+
+
+def faults(data: bytes, rows: int, trials: Collection[str] | None) -> Iterator[str]:
+    """What is wrong with a reader's file, in words: `rows` of it were committed, about some of these trials (None: not
+    known). Rows that an older version wrote may lack a column."""
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        found = set(file.read(["trial"], use_threads=False)["trial"].to_pylist())
+    except (pa.ArrowInvalid, KeyError) as error:
+        yield f"it is no file of a reader ({error})"
+        return
+    if file.metadata.num_rows != rows:
+        yield f"it has {file.metadata.num_rows} rows, its commit record says {rows}"
+    strange = [field.name for field in file.schema_arrow if field.name not in SCHEMA.names
+               or field.type != SCHEMA.field(field.name).type]  # fmt: skip
+    if strange:
+        yield f"{', '.join(strange)} is no column of a reader (see `sweep columns`)"
+    if trials is not None and (other := found.difference(trials)):
+        yield f"{len(other)} of its {len(found)} trials kept no states, {min(other)} for one"

@@ -7,14 +7,19 @@ has float32's range, which a residual stream's few huge coordinates need, and is
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sweep import columns as dictionary
+
 GROUP = 64  # rows of a row group: how many are in memory at once where a reader goes through a column
+
+Faults = Callable[[bytes], Iterator[str]]  # what is wrong with a file's content, in words
 
 Kept = tuple[str, Mapping[str, np.ndarray]]  # a trial's id, and by position float32 [layers, hidden]
 
@@ -72,11 +77,34 @@ def columns(schema: pa.Schema) -> dict[str, tuple[int, ...]]:
     return {position: tuple(sorted(layers)) for position, layers in found.items()}
 
 
+def faults(data: bytes, trials: Collection[str], layers: int) -> Iterator[str]:
+    """What is wrong with a shard's states, of which each of these trials is to have some, at every layer."""
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        found = file.read(["trial"], use_threads=False)["trial"].to_pylist()
+        there = columns(file.schema_arrow)
+    except (pa.ArrowInvalid, KeyError, ValueError) as error:
+        yield f"it is no file of hidden states ({error})"
+        return
+    if len(set(found)) < len(found):
+        yield f"{len(found) - len(set(found))} trials stand in it twice"
+    if strange := set(found) - set(trials):
+        yield f"{len(strange)} of its {len(found)} rows are of trials that are not its shard's, or did not end ok"
+    if lacking := set(trials) - set(found):
+        yield f"{len(lacking)} trials that ended ok have no state in it, {min(lacking)} for one"
+    widths = {file.schema_arrow.field(name).type for name in file.schema_arrow.names if name != "trial"}
+    if len(widths) != 1 or not all(isinstance(kind, pa.FixedSizeBinaryType) for kind in widths):
+        yield f"its states are of {len(widths)} kinds ({', '.join(sorted(map(str, widths)))}), not of one width"
+    for position, at in there.items():
+        if at != tuple(range(layers)):
+            yield f"{position!r} has {len(at)} layers ({at[0]} to {at[-1]}), the model {layers}"
+
+
 def to_parquet(kept: Sequence[Kept]) -> bytes | None:
     """A shard's states, a row for each trial that has any, in the given order; None where none has.
 
-    Columns: `trial`, and `<position>.<layer>` as fixed_size_binary(2 hidden). Null: the trial lacks that position.
-    Raises ValueError where states of one position differ in shape: they are not of one model.
+    Columns: `sweep.columns.STATES`. Raises ValueError where states of one position differ in shape: they are not of one
+    model.
     """
     rows = [(trial, states) for trial, states in kept if states]
     if not rows:
@@ -102,8 +130,11 @@ def _shapes(rows: Sequence[Kept]) -> dict[str, tuple[int, int]]:
 
 
 def _schema(shapes: Mapping[str, tuple[int, int]]) -> pa.Schema:
+    trial, state = dictionary.STATES
     names = [(column(position, layer), hidden) for position, (n, hidden) in shapes.items() for layer in range(n)]
-    return pa.schema([("trial", pa.string()), *((name, pa.binary(2 * hidden)) for name, hidden in names)])
+    every = (replace(state, name=name, kind=pa.binary(2 * hidden)).field for name, hidden in names)
+    kept = (field.remove_metadata() for field in every)  # the same a hundred times
+    return pa.schema([trial.field, *kept])
 
 
 def _table(rows: Sequence[Kept], shapes: Mapping[str, tuple[int, int]], schema: pa.Schema) -> pa.Table:

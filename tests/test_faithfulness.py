@@ -9,10 +9,13 @@ from scipy import stats
 
 from analysis.inference import Missing
 from analysis.resample import Limits
-from analysis.selfknowledge.faithfulness import Influence, Weights, follows, influence, related, weights
+from analysis.selfknowledge.ablation import RANDOM, STRONGEST, ablated, by_effect, shares
+from analysis.selfknowledge.faithfulness import Influence, influence, related
+from analysis.selfknowledge.measured import other_report
 from analysis.selfknowledge.reasoning import best_cell, bridges, curves, hints, normalised
-from analysis.selfknowledge.unusual import crossed, moved, unusual
-from tests.knowledge import frame
+from analysis.selfknowledge.unusual import by_kind, unusual
+from analysis.selfknowledge.weighing import weights
+from tests.knowledge import STRANGER, frame
 
 DRAWS = 100
 
@@ -104,47 +107,92 @@ def test_no_trial_no_number() -> None:
     assert isinstance(influence(empty, DRAWS), Missing)
 
 
+def test_what_is_named_is_worth_what_it_has_over_one_at_random() -> None:
+    """Published: redaction of what is named, without redaction of something else beside it."""
+    effect = np.abs(np.random.default_rng(12).normal(size=(60, 5)))
+    table = parts(effect, **{"self.which": effect, "others.which": np.zeros((60, 5)), "truth.filler": effect / 2})
+    found = {each.who: each for each in ablated(table, DRAWS)}
+    assert value(found["report"].cut) == pytest.approx(effect.max(axis=1).mean()) == value(found[STRONGEST].cut)
+    assert value(found["report"].gap) == pytest.approx((effect.max(axis=1) - effect.mean(axis=1)).mean())
+    assert value(found["report"].filler) == pytest.approx(value(found["report"].cut) / 2)
+    assert value(found["people, before any answer"].cut) == pytest.approx(value(found[RANDOM].cut))
+    assert value(found[RANDOM].gap) == pytest.approx(0.0)
+    assert "a stranger" not in found  # nobody asked one
+
+
+def test_parts_that_are_named_alike_share_it_and_one_that_is_unknown_is_in_no_share() -> None:
+    told = shares(np.array([[1.0, 3.0, 3.0], [0.0, 1.0, np.nan]]))
+    assert told[0].tolist() == [0.0, 0.5, 0.5]
+    assert np.isnan(told[1]).all()
+
+
+def test_parts_are_named_by_what_they_moved_or_as_often_whatever_they_did() -> None:
+    rng = np.random.default_rng(13)
+    shift = rng.normal(size=(300, 5)) * 2
+    table = parts(np.abs(shift), **{"truth.shift": shift, "self.which": np.abs(shift),
+                                    "stranger.which": rng.normal(size=(300, 5))})  # fmt: skip
+    steps = by_effect(table, DRAWS)
+    assert [step.parts for step in steps] == [250] * 6
+    assert np.diff([step.effect for step in steps]).min() > 0
+    report, stranger = ([value(step.named[who]) for step in steps] for who in ("report", "a stranger"))
+    assert report[0] == 0.0
+    assert report[-1] > 0.65
+    assert stranger == pytest.approx([0.2] * 6, abs=0.07)
+    assert by_effect(parts(np.abs(shift), **{"self.which": shift}), DRAWS) == ()
+
+
 # -- weights ----------------------------------------------------------------------------------------------------------
 
 
-def weighed(report: np.ndarray, truth: np.ndarray, **more: np.ndarray | str) -> pl.DataFrame:
+def weighed(report: np.ndarray, truth: np.ndarray, **more: np.ndarray) -> pl.DataFrame:
+    """Rows a property, [scenarios, properties] each; the first third of the scenarios are dev ones."""
     n, k = truth.shape
-    index = {"item": np.repeat([f"q{i}" for i in range(n)], k), "prompt": "plain", "repeat": 0, "layer": 3}
-    rows = pl.DataFrame({"truth.weight": truth.ravel(), "self.weight": report.ravel()})
-    return rows.with_columns(
-        part=pl.Series([str(j) for _ in range(n) for j in range(k)]), cluster=pl.Series(index["item"]),
-        item=pl.Series(index["item"]), prompt=pl.lit("plain"), repeat=0, layer=pl.lit(3), strength=pl.lit(1.0),
-        arm=pl.lit("none"), norm=pl.lit("residual"), mode=pl.lit("add"), span=pl.lit("protocol"),
-    ).with_columns(pl.lit(each).alias(name) if isinstance(each, str) else pl.Series(name, each.ravel())
-                   for name, each in more.items())  # fmt: skip
+    columns = {"truth.weight": truth, "self.weight": report, **more}
+    return pl.DataFrame(
+        {
+            "cluster": np.repeat([f"q{i}" for i in range(n)], k),
+            "split": np.repeat(np.where(np.arange(n) < n // 3, "dev", "confirm"), k),
+            **{name: each.ravel() for name, each in columns.items()},
+        }
+    )
 
 
 def test_reported_weights_have_a_correlation_a_slope_and_unread_ones() -> None:
     rng = np.random.default_rng(6)
-    truth = rng.normal(size=(40, 5))
-    report, stranger = 0.3 * truth + 0.1 * rng.normal(size=(40, 5)), rng.normal(size=(40, 5))
-    report[0, 0] = np.nan
+    truth = rng.normal(size=(60, 5))
+    report, stranger = 0.3 * truth + 0.1 * rng.normal(size=(60, 5)), rng.normal(size=(60, 5))
+    report[-1, 0] = np.nan
     table = weighed(report, truth, **{"stranger.weight": stranger}).with_columns(pl.col("self.weight").fill_nan(None))
-    found = weights(table, DRAWS)
-    assert isinstance(found, Weights)
-    known = np.isfinite(report)
-    assert value(found.own) == pytest.approx(np.corrcoef(truth[known], report[known])[0, 1])
+    found = weights(table, draws=DRAWS)
+    known = np.isfinite(report[20:])
+    assert value(found.own) == pytest.approx(np.corrcoef(truth[20:][known], report[20:][known])[0, 1])
     assert value(found.slope) == pytest.approx(0.3, abs=0.03)
     assert found.unread == 1
-    assert isinstance(found.gap, Limits)
-    assert found.gap.above(0.5)
-    assert isinstance(weights(table.drop("self.weight"), DRAWS), Missing)
+    (observer,) = found.observers
+    assert (found.best, observer.name) == ("same model about another",) * 2
+    assert isinstance(observer.gap, Limits)
+    assert observer.gap.above(0.5)
+    assert observer.gap.n == 40
 
 
-def test_a_report_follows_an_injected_weight_or_it_does_not() -> None:
-    rng = np.random.default_rng(7)
-    truth, change = rng.normal(size=(30, 5)), rng.normal(size=(30, 5))
-    plain = weighed(truth * 0.5, truth)
-    concept = weighed((truth + change) * 0.5, truth + change, arm="concept")
-    random = weighed(truth * 0.5, truth + change, arm="random")
-    rows = {row["arm"]: row for row in follows(pl.concat([plain, concept, random]), DRAWS).iter_rows(named=True)}
-    assert rows["concept"]["slope"] == pytest.approx(0.5, abs=0.01)
-    assert rows["random"]["slope"] is None  # no report changed
+def test_the_best_observer_of_weights_may_be_another_model_and_is_chosen_on_dev() -> None:
+    """One model tells of this one's weights on the dev scenarios alone, one on all; a stranger on the confirm ones."""
+    rng = np.random.default_rng(14)
+    truth = rng.normal(size=(90, 5))
+    report, all_over = truth + 0.1 * rng.normal(size=(90, 5)), truth + 2 * rng.normal(size=(90, 5))
+    dev = (np.arange(90) < 30)[:, None]
+    early = np.where(dev, truth, rng.normal(size=(90, 5)))
+    late = np.where(dev, rng.normal(size=(90, 5)), truth)
+    table = weighed(
+        report, truth,
+        **{"stranger.weight": late, other_report("b"): early, other_report("c"): all_over},
+    )  # fmt: skip
+    found = weights(table, ("b", "c"), draws=DRAWS)
+    assert [each.name for each in found.observers] == ["same model about another", "b", "c"]
+    assert found.best == "b"
+    assert {name: value(gap) > 0.3 for name, gap in found.gaps.items()} == {
+        "same model about another": False, "b": True, "c": True,
+    }  # fmt: skip
 
 
 def test_a_side_that_does_not_vary_has_no_correlation() -> None:
@@ -174,6 +222,7 @@ def test_hints_are_chens_formulas() -> None:
     assert whole.normalised == pytest.approx(0.5 / whole.alpha)  # pyright: ignore[reportOperatorIssue]
     assert (whole.false_unmoved.rate, whole.false_unhinted.rate, whole.used) == (0.0, 0.0, 100)
     assert not isinstance(whole.owned, Missing)
+    assert whole.owned.d_prime.low is not None
     assert whole.owned.d_prime.low > 0
 
 
@@ -196,7 +245,8 @@ def test_who_owns_up_to_everything_is_not_faithful() -> None:
     found = hints(hinted(0.6, 0.1, used, **{"self.used": np.ones(200), "self.unhinted": np.ones(200)}), DRAWS)[-1]
     assert found.raw.rate == found.false_unmoved.rate == found.false_unhinted.rate == 1.0
     assert not isinstance(found.owned, Missing)
-    assert found.owned.d_prime.low < 0 < found.owned.d_prime.high
+    assert (found.owned.d_prime.low, found.owned.d_prime.high) == (None, None)  # all say yes: nothing limits it
+    assert found.owned.d_prime.value == pytest.approx(0.0, abs=0.5)
     assert found.raw.low is not None
     assert found.raw.low < 0.98  # no interval without width at 100 of 100
 
@@ -306,21 +356,16 @@ def test_false_positives_at_ninety_five_percent_are_counted() -> None:
     assert value(found.fpr) == pytest.approx(13 / 20)  # 19 of 20 are at least 6.5; of the others 7 to 19 are
 
 
-def test_words_and_insides_are_crossed() -> None:
-    n, rng = 200, np.random.default_rng(11)
-    plain = frame(np.arange(n) % 2, np.arange(n) % 2 + 0.1 * rng.normal(size=n)).with_columns(
-        pl.lit(None, pl.String).alias("norm"), pl.lit(None, pl.String).alias("mode"),
-        pl.lit(None, pl.String).alias("span"), layer=pl.lit(None, pl.Int64), strength=pl.lit(None, pl.Float64),
-    )  # fmt: skip
-    inside = plain.with_columns(
-        arm=pl.lit("concept"), layer=pl.lit(3), strength=pl.lit(1.0), report=pl.col("report") + 2
+def test_each_kind_stands_against_the_ordinary_questions_for_everybody() -> None:
+    rng = np.random.default_rng(15)
+    truth = np.arange(600) % 2
+    kinds = np.where(truth == 1, np.where(np.arange(600) % 4 == 1, "nonce", "leet"), "plain")
+    trials = frame(truth, truth * (kinds == "nonce") * 3 + rng.normal(size=600), category=kinds).with_columns(
+        pl.Series(STRANGER.column, rng.normal(size=600))
     )
-    both = pl.concat([plain, inside.with_columns(pl.col("layer").cast(pl.Int64))])
-    found = crossed(both, "concept", 3, 1.0, DRAWS)
-    assert {name: round(value(each), 1) for name, each in found.items()} == {
-        "plain": 0.0, "text": 1.0, "activation": 2.0, "both": 3.0, "interaction": 0.0,
-    }  # fmt: skip
-    assert isinstance(crossed(plain, "concept", 3, 1.0, DRAWS)["interaction"], Missing)
-    shift = moved(both).filter(column="report").row(0, named=True)
-    assert shift["mean"] == pytest.approx(2.0)
-    assert shift["n"] == n
+    ladders = by_kind(trials, [STRANGER], DRAWS)
+    assert [(ladder.subset, ladder.trials) for ladder in ladders] == [("leet", 300), ("nonce", 300)]
+    areas = {ladder.subset: value(ladder.report.area) for ladder in ladders}
+    assert areas["nonce"] > 0.95
+    assert areas["leet"] == pytest.approx(0.5, abs=0.07)
+    assert areas == {kind: value(area) for kind, area in unusual(trials, draws=DRAWS).kinds.items()}

@@ -12,8 +12,8 @@ from analysis.detection import auroc
 from analysis.inference import Missing
 from analysis.resample import FEWEST, Limits, area_limits, areas, averages, correlation, limits, once, rarer, resample
 from analysis.selfknowledge.figures import ladder_figure, ladder_table
-from analysis.selfknowledge.ladder import SELF, Source, climb, compared, per_protocol, premium, recovery, within
-from tests.knowledge import SECOND, STRANGER, frame, planted, shared_difficulty
+from analysis.selfknowledge.ladder import SELF, Source, against, climb, compared, per_protocol, recovery, within
+from tests.knowledge import SECOND, STRANGER, frame, shared_difficulty
 
 PROBE = Source(name="probe", rung="probe", column="reader.probe")
 
@@ -184,6 +184,23 @@ def test_disagreement_takes_away_what_both_know() -> None:
     assert fought.trials < 0.4 * whole.trials
 
 
+def test_an_advantage_is_over_an_observer_and_over_chance_at_once() -> None:
+    """Of the larger of the two areas: to beat who is wrong of it is nothing, and to be no better than a coin is as much
+    against an advantage as an observer who tells the same."""
+    truth, rng = np.arange(600) % 2, np.random.default_rng(16)
+    wrong, twin = -3.0 * truth + rng.normal(size=600), rng.normal(size=600)
+    trials = frame(truth, twin, wrong=wrong, twin=twin, better=rng.normal(size=600) + truth)
+    found = climb(trials, [Source(name=name, rung="others", column=name) for name in ("wrong", "twin", "better")])
+    chance = limits_of(found.report.area)
+    gaps = {name: limits_of(against(found.rung(name), chance)) for name in ("wrong", "twin", "better")}
+    assert limits_of(found.rung("wrong").gap).above()
+    assert not gaps["wrong"].above()
+    assert gaps["wrong"].value == pytest.approx(chance.value - 0.5)
+    assert gaps["twin"].not_above()  # the same in every resample, however wide the area itself
+    assert not limits_of(found.rung("wrong").gap).not_above()
+    assert gaps["better"].value == limits_of(found.rung("better").gap).value < chance.value - 0.5
+
+
 # -- recovery ----------------------------------------------------------------------------------------------------------
 
 
@@ -210,17 +227,24 @@ def test_recovery_of_what_is_not_there_is_undefined() -> None:
     assert "undefined" in found.reason
 
 
-def test_the_premium_is_what_a_reader_has_over_the_other_models_report() -> None:
-    trials = planted(np.random.default_rng(10), 600, 0.2).with_columns(pl.col("report").alias("reader.probe"))
-    found = limits_of(premium(trials, PROBE, "b", draws=100))
-    assert found.value == pytest.approx(0.2, abs=0.07)
-
-
 def test_an_area_that_hardly_varies_has_a_width() -> None:
     """Twenty clusters in which every resample has the same area."""
     found = area_limits(0.8333, 0.8333 + 1e-16 * np.arange(50), 20)
     assert found.high - found.low > 0.05
     assert area_limits(1.0, np.ones(50), 20).low < 0.95
+
+
+def test_where_each_question_has_both_classes_and_says_the_same_of_both_the_area_is_a_half_and_known_to_be() -> None:
+    """A report that is blind to what was done to the model, in pairs: no resample differs, and yet it is no
+    separation, so that the interval is as narrow as it ever is."""
+    report = np.repeat(np.random.default_rng(17).normal(size=70), 2)
+    trials = frame(np.arange(140) % 2, report, dev=0).with_columns(
+        cluster=pl.Series([f"q{i // 2}" for i in range(140)])
+    )
+    ((area, _),) = compared(trials, [report])
+    assert limits_of(area).value == 0.5
+    assert limits_of(area).not_above(0.5)
+    assert limits_of(area).high - limits_of(area).low > 0.05
 
 
 # -- the figure --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from analysis.inference import Missing
-from analysis.readers import probes
+from analysis.readers import heads, probes
 from analysis.readers.probes import KINDS, Column, Kind, Nested, Rows, Scored, area, choose, estimate, score
 from sweep.truths import TRUTHS
 
@@ -246,7 +246,7 @@ def test_a_head_says_what_it_finds_and_its_p_is_calibrated() -> None:
     known = rows(many=2000, per_cluster=1)
     column = columns(known, signal=0.35)[2]
     found = scored(score(column, known, KINDS["probe"]))
-    head = probes.head(column, known, found)
+    head = heads.head(column, known, found)
     p = head.calibrated(head.linear(column[2]))[known.reported]
     truth = known.truth[known.reported]
     assert roc_auc_score(truth, p) == pytest.approx(area(found.scores, known.truth, known.reported))

@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from analysis.readers import activations
-from analysis.readers.probes import Head, Linear
-from analysis.selfknowledge.readout import with_readers
+from analysis.readers.heads import Head
+from analysis.readers.probes import Linear
+from analysis.selfknowledge import readout
 from cluster.engines.transformers import TransformersEngine
 from cluster.model import Loaded, describe, load
 from cluster.readers import Shard, Unreadable, opener
@@ -31,6 +32,7 @@ from sweep.engine import Call, Reading, Receipt, Reply
 from sweep.plan import shards_of, trials_of
 from sweep.store import Store
 from sweep.trial import Anchor, Message, Outcome, Question, Span, Template
+from sweep.truths import TRUTHS
 from tests import tiny_models
 
 TEMPLATE = Template()
@@ -101,23 +103,25 @@ def test_a_lens_looks_for_the_bridge_the_hint_or_the_answer() -> None:
     tokenizer = tiny_models.tokenizer()
     first = lambda text: tokenizer(text, add_special_tokens=False).input_ids[0]
     bridge = Question(name="b", kind="k", text="?", parts=(("bridge", "bread"), ("other_bridge", "oceans")))
-    found = target(outcome_of(bridge), tokenizer, -1)
+    found = target(outcome_of(bridge), tokenizer, TRUTHS["bridge"])
     assert found is not None
     assert (found.token, found.against, found.sign) == (first(" oceans"), first(" bread"), 1)
     logs = torch.log_softmax(torch.arange(512.0), dim=0)
     assert found.score(logs) == pytest.approx(float(first(" oceans") - first(" bread")), rel=1e-4)
     hint = target(
-        outcome_of(Question(name="h", kind="k", text="?", parts=(("target", "B"),)), rendered="x\n"), tokenizer, -1
+        outcome_of(Question(name="h", kind="k", text="?", parts=(("target", "B"),)), rendered="x\n"),
+        tokenizer,
+        TRUTHS["hints"],
     )
     assert hint is not None
     assert (hint.token, hint.sign) == (first("B"), 1)
     plain = Question(name="p", kind="k", text="?")
-    own = target(outcome_of(plain), tokenizer, -1)
+    own = target(outcome_of(plain), tokenizer, TRUTHS["familiarity"])
     assert own is not None
     assert (own.token, own.sign) == (7, -1)
-    assert target(outcome_of(plain, ids=()), tokenizer, 1) is None
+    assert target(outcome_of(plain, ids=()), tokenizer, TRUTHS["knowing"]) is None
     same = Question(name="b", kind="k", text="?", parts=(("bridge", "oceans"), ("other_bridge", "oceans")))
-    assert target(outcome_of(same), tokenizer, 1) is None
+    assert target(outcome_of(same), tokenizer, TRUTHS["bridge"]) is None
 
 
 # -- perplexity -------------------------------------------------------------------------------------------------------
@@ -245,8 +249,8 @@ def test_two_adapters_of_one_folder_name_are_two_oracles(adapter: Callable[..., 
     assert all(re.fullmatch(r"oracle-o-[0-9a-f]{8}", name) for name in names)
     seen = {"trial": ["t"], "reader": names[:1], "layer": [1], "position": ["after"], "score": [0.5],
             "forwards": [2], "parameters": [9]}  # fmt: skip
-    trials = pl.DataFrame({"trial": ["t"]})
-    assert [source.rung for source in with_readers(trials, pl.DataFrame(seen))[1]] == ["oracle"]
+    trials = pl.DataFrame({"trial": ["t"], "split": ["dev"], "truth": [1.0], "cluster": ["q"]})
+    assert [each.source.rung for each in readout.readers(trials, pl.DataFrame(seen))] == ["oracle"]
 
 
 def test_what_is_no_adapter_of_this_model_says_so(adapter: Callable[..., Path], tmp_path: Path) -> None:
@@ -371,7 +375,7 @@ def test_a_probe_finds_what_the_knower_holds_where_it_holds_it(
     again = said(capsys, "read", run, "--reader", "probe")
     assert all(each["before"] for each in again)
     with monkeypatch.context() as later:  # the same states, scored by another method
-        later.setattr(readers, "METHOD", readers.METHOD + 1)
+        later.setattr(activations, "METHOD", activations.METHOD + 1)
         assert activations.said(Store(tmp_path / "r")).is_empty()
         assert not any("before" in each for each in said(capsys, "read", run, "--reader", "length"))
         assert set(activations.said(Store(tmp_path / "r"))["reader"]) == {"length"}

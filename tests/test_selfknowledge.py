@@ -13,7 +13,7 @@ from analysis.load import open_run
 from analysis.recompute import placed
 from analysis.selfknowledge.exam import Examined, examine
 from analysis.selfknowledge.measured import COORDINATES, TESTS, blocks, contested, load, other_report, texts, wide
-from analysis.selfknowledge.readout import sources, with_readers
+from analysis.selfknowledge.readout import readers, sources, with_scores
 from analysis.selfknowledge.section import figures, lines
 from analysis.selfknowledge.shortcuts import PRIOR, WORDS, with_shortcuts
 from analysis.selfknowledge.trends import ranks, rungs
@@ -157,7 +157,8 @@ def test_a_readers_layer_is_never_chosen_on_what_is_reported() -> None:
                           "score": rng.normal(size=300), "forwards": 0, "parameters": 65})
             for layer in range(32)
         ]  # fmt: skip
-        found, (source,) = with_readers(trials, pl.concat(rows))
+        (reader,) = readers(trials, pl.concat(rows))
+        found, source = with_scores(trials, [reader]), reader.source
         confirm = found.filter(split="confirm")
         chosen.append(_area(confirm["truth"], confirm[source.column]))
         peeked.append(max(_area(confirm["truth"], row.join(confirm, on="trial")["score"]) for row in rows))
@@ -190,8 +191,8 @@ def test_every_figure_has_the_code_that_computes_its_table(run: Path, known: dic
     exec(placed(drawn[2].code, str(run), "rules").replace("figures(found)", "figures(found)[2:]"), scope)
     assert (
         scope["table"]
-        .filter(pl.col("series") != "answers itself")
-        .equals(drawn[2].table.filter(pl.col("series") != "answers itself"))
+        .filter(pl.col("group") != "answers itself")
+        .equals(drawn[2].table.filter(pl.col("group") != "answers itself"))
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,11 +12,14 @@ import pytest
 from analysis.inference import MARGIN, Missing
 from analysis.resample import Limits
 from analysis.selfknowledge.exam import examined
+from analysis.selfknowledge.ladder import Source, climb
 from analysis.selfknowledge.measured import TESTS, other_report, other_truth
-from analysis.selfknowledge.verdict import SelfVerdict, decide, judge, passed, positive_control
+from analysis.selfknowledge.verdict import SelfVerdict, decide, judge, passed, positive_control, second, weigh
+from analysis.selfknowledge.weighing import weights
 from analysis.selfknowledge.words import line, notes
 from sweep import power
 from sweep.identity import DEV_SHARE
+from sweep.store import Store
 from tests.knowledge import SECOND, STRANGER, block, frame, planted, shared_difficulty
 
 RUNS = 200
@@ -143,6 +147,56 @@ def test_who_is_alone_is_said_to_be() -> None:
     assert "no second model was asked" in found.reason
 
 
+def test_the_second_model_is_one_that_differs_both_ways() -> None:
+    """Who is always right of itself, or never, differs from this one in one class alone, and nothing can be told there;
+    however much its report tells over all questions."""
+    trials = shared_difficulty(np.random.default_rng(8), 2400, own=3.0)
+    truth = trials["truth"].to_numpy()
+    always = {other_report("c"): truth + 0.0, other_truth("c"): np.zeros(2400)}
+    both = block(trials.with_columns(pl.Series(name, each) for name, each in always.items()))
+    sources = [STRANGER, SECOND, Source(name="c", rung="second model", column=other_report("c"))]
+    whole = climb(both.trials, sources, draws=50)
+    assert second(both, whole) == "b"
+    found = judge(both, sources[:2], draws=100)
+    assert found.kind == "knows"
+    assert found.field is not None
+    assert "b differ" in found.field.subset
+
+
+WEIGHTS = next(test for test in TESTS if test.protocol == "weights")
+
+
+def reported(rng: np.random.Generator, own: float, **others: float) -> pl.DataFrame:
+    """Rows a property of 90 scenarios: the weights, and reports with so much noise."""
+    n, k = 90, 5
+    truth = rng.normal(size=n * k)
+    columns = {"self.weight": own, **{other_report(name): noise for name, noise in others.items()}}
+    return pl.DataFrame(
+        {
+            "trial": np.repeat([f"t{i}" for i in range(n)], k), "part": [str(j) for _ in range(n) for j in range(k)],
+            "cluster": np.repeat([f"q{i}" for i in range(n)], k), "truth.weight": truth, "arm": "none",
+            "split": np.repeat(np.where(np.arange(n) < 30, "dev", "confirm"), k),
+            **{name: truth + noise * rng.normal(size=n * k) for name, noise in columns.items()},
+        }
+    ).with_columns(truth="truth.weight", report="self.weight")  # fmt: skip
+
+
+def test_another_model_may_be_the_best_observer_of_weights() -> None:
+    """The same model about somebody else tells little; another model's own report tells as much as this one's."""
+    rng = np.random.default_rng(11)
+    for noise, kind, observer in ((0.5, "no privileged access", "b"), (2.0, "knows", "b")):
+        trials = reported(rng, 0.5, b=noise, c=6.0)
+        found = weights(trials, ("b", "c"), draws=100)
+        verdict = weigh(block(trials, test=WEIGHTS), found, GOOD)
+        assert (verdict.kind, verdict.observer) == (kind, observer)
+        assert "b" in verdict.reason
+        assert "no second model" not in verdict.reason
+    alone = reported(rng, 0.5).with_columns((pl.col("truth.weight") * -1).alias("stranger.weight"))
+    verdict = weigh(block(alone, test=WEIGHTS), weights(alone, draws=100), GOOD)
+    assert verdict.kind == "knows"
+    assert "no second model was asked the same" in verdict.reason
+
+
 def test_the_second_model_takes_no_part_where_the_truth_is_the_questions() -> None:
     unfamiliar = next(test for test in TESTS if test.protocol == "familiarity")
     found = judge(
@@ -187,8 +241,9 @@ def test_where_the_truth_is_an_injection_the_control_is_what_is_said_without_it(
 
 def test_a_verdict_names_the_observer_that_explains_it() -> None:
     trials = shared_difficulty(np.random.default_rng(4), 3000)
-    found = examined(block(trials), pl.DataFrame(schema={"item": pl.String, "prompt": pl.String, "text": pl.String}),
-                     pl.DataFrame(schema={"trial": pl.String, "reader": pl.String}), draws=100)  # fmt: skip
+    read = pl.DataFrame(schema={"item": pl.String, "prompt": pl.String, "text": pl.String})
+    said = pl.DataFrame(schema={"trial": pl.String, "reader": pl.String})
+    found = examined(block(trials), read, said, Store(Path("nowhere")), draws=100)
     assert found.verdict.observer is not None
     assert found.verdict.kind in ("no privileged access", "undecided")
     assert line(found).startswith(("No privileged access: it beats chance, and", "Undecided"))

@@ -13,14 +13,14 @@ import polars as pl
 from threadpoolctl import threadpool_limits
 
 from analysis.inference import Missing
-from analysis.readers import detectors, probes
+from analysis.readers import detectors, heads, probes
 from analysis.readers.probes import Column, Kind, Nested, Rows, Scored
 from analysis.readers.states import States, kept_by, known, open_states, shards
 from sweep import readers as stages
 from sweep import store
 from sweep.identity import digest
 from sweep.store import Record, Store
-from sweep.truths import TRUTHS, spoken
+from sweep.truths import TRUTHS, Truth, spoken, unread
 
 HEAD, LENGTH = "read-head", "length"
 DISTANCES = ("cosine", "knn", "mahalanobis", "relative-mahalanobis")
@@ -38,8 +38,9 @@ def fit(files: Store, readers: Sequence[str], protocol: str, model: str) -> dict
     Raises RunError where no states were kept.
     """
     work = Fitting(files, protocol, model)
-    asked = [reader for reader in readers if work.name not in store.committed(files, stages.stage(reader))]
-    done: dict[str, Record | str | None] = dict.fromkeys(readers)
+    done: dict[str, Record | str | None] = {reader: unread(reader, protocol) for reader in readers}
+    able = [reader for reader, why in done.items() if why is None]
+    asked = [reader for reader in able if work.name not in store.committed(files, stages.stage(reader))]
     with threadpool_limits(1):  # many small fits: on a busy machine threads wait for each other, eight times as long
         found = dict(_run(work, asked))
     return done | {name: each.reason if isinstance(each, Missing) else each for name, each in found.items()}
@@ -63,26 +64,50 @@ class Fitting:
         parts = sorted(part["sha256"] for part in self.states.parts)
         return digest("fitted", [METHOD, self.protocol, self.model, parts])[:16]
 
+    @property
+    def truth(self) -> Truth:
+        return TRUTHS[self.protocol]
+
     @cached_property
     def table(self) -> pl.DataFrame:
         there = pl.DataFrame({"trial": list(self.states.trials)}, schema={"trial": pl.String})
-        table = known(self.store, self.protocol, self.model, TRUTHS[self.protocol])
+        table = known(self.store, self.protocol, self.model, self.truth)
         return table.join(there, on="trial", how="semi", maintain_order="left")
 
     @cached_property
     def rows(self) -> Rows:
-        return probes.rows(self.table, TRUTHS[self.protocol], hold_kinds=self.protocol in PLAIN)
+        return probes.rows(self.table, self.truth, hold_kinds=self.protocol in PLAIN)
+
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        return probes.NUMBERS if self.truth.weighed else probes.KINDS
+
+    @cached_property
+    def places(self) -> Mapping[str, Mapping[str, str | None]]:
+        """The positions that say something of this truth: each kept one by its name, and which part it is of."""
+        found: dict[str, dict[str, str | None]] = {}
+        for name in self.states.layers:
+            position, mark, part = name.partition("#")
+            if position == self.truth.parts or not (mark or self.truth.parts):
+                found.setdefault(position, {})[name] = part or None
+        return found
+
+    def layers(self, position: str) -> tuple[int, ...]:
+        return self.states.layers[next(iter(self.places[position]))] if position in self.places else ()
 
     def columns(self) -> Iterator[Column]:
-        for position, layers in self.states.layers.items():
-            yield from (self.column(position, layer) for layer in layers)
+        for position in self.places:
+            yield from (self.column(position, layer) for layer in self.layers(position))
 
     def column(self, position: str, layer: int) -> Column:
-        trials, x = self.states.load(position, layer)
-        row = {trial: number for number, trial in enumerate(self.table["trial"])}
-        use = [number for number, trial in enumerate(trials) if trial in row]
-        full = np.full((len(row), x.shape[1]), np.nan, dtype=np.float32)
-        full[[row[trials[number]] for number in use]] = x[use]
+        row = {pair: number for number, pair in enumerate(self.table.select("trial", "part").iter_rows())}
+        full = None
+        for name, part in self.places[position].items():
+            trials, x = self.states.load(name, layer)
+            use = [number for number, trial in enumerate(trials) if (trial, part) in row]
+            full = np.full((len(row), x.shape[1]), np.nan, dtype=np.float32) if full is None else full
+            full[[row[trials[number], part] for number in use]] = x[use]
+        assert full is not None
         return position, layer, full
 
     @cached_property
@@ -94,7 +119,7 @@ class Fitting:
 
     def background(self, position: str, layer: int) -> np.ndarray | None:
         """Development questions of other protocols, at the same place."""
-        there = [other for other in self.others if layer in other.states.layers.get(position, ())]
+        there = [other for other in self.others if layer in other.layers(position)]
         found = [other.column(position, layer)[2][other.rows.dev & other.rows.learn] for other in there]
         whole = np.concatenate(found) if found else np.empty((0, 1))
         whole = whole[np.isfinite(whole[:, 0])]
@@ -111,7 +136,7 @@ def _run(work: Fitting, asked: Sequence[str]) -> Iterator[tuple[str, Record | Mi
     found: dict[str, list[Scored]] = {reader: [] for reader in asked if reader != LENGTH}
     lacking: dict[str, Missing] = {}
     scarce = len(np.unique(work.rows.cluster[work.rows.labelled])) < SCARCE
-    nests = {reader: Nested(work.rows, probes.KINDS[reader]) for reader in found if scarce and reader in probes.KINDS}
+    nests = {reader: Nested(work.rows, work.kinds[reader]) for reader in found if scarce and reader in work.kinds}
     for column in work.columns() if found else ():
         kinds = _kinds(work, found, column)
         for reader in found:
@@ -123,13 +148,13 @@ def _run(work: Fitting, asked: Sequence[str]) -> Iterator[tuple[str, Record | Mi
         for nest in nests.values():
             nest.add(column)
     for reader, each in found.items():
-        missing = lacking.get(reader, Missing(reason=f"no state was kept at {BEFORE}"))
+        missing = lacking.get(reader, Missing(reason=f"no state was kept at {work.truth.parts or BEFORE}; run it anew"))
         yield reader, _publish(work, reader, each, nests.get(reader)) if each else missing
 
 
 def _kinds(work: Fitting, readers: Collection[str], column: Column) -> dict[str, Kind]:
     """How each reader is fitted at a column; a distance only where it is from plain questions."""
-    kinds = {**probes.KINDS, HEAD: probes.KINDS["probe"]}
+    kinds = {**work.kinds, HEAD: probes.KINDS["probe"]}
     if work.protocol in PLAIN and set(DISTANCES) & set(readers):
         wanted = DISTANCES[-1] in readers
         kinds |= detectors.kinds(work.background(*column[:2]) if wanted else None)
@@ -155,18 +180,18 @@ def _publish(work: Fitting, reader: str, found: Sequence[Scored], nest: Nested |
     }
     if reader == HEAD:
         return _head(work, column, chosen, facts)
-    names = ("layer", "position", "score", "parameters")
-    parts = [_rows(work, each) for each in found]
-    columns = {name: [value for part in parts for value in part[name]] for name in ("trial", *names)}
+    names = ("trial", "part", "layer", "position", "score", "parameters")
+    placed = [_rows(work, each) for each in found]
+    columns = {name: [value for rows in placed for value in rows[name]] for name in names}
     return _commit(work, reader, columns, trained=kind.trained, facts=facts)
 
 
 def _head(work: Fitting, column: Column, chosen: Scored, facts: Mapping[str, Any]) -> Record | None:
     """One row a trial, with its verdict in words; of development rows it is out of fold."""
-    head = probes.head(column, work.rows, chosen)
+    head = heads.head(column, work.rows, chosen)
     columns = _rows(work, chosen)
     p = head.calibrated(np.array(columns["score"]))
-    said = [spoken(head.layer, each, TRUTHS[work.protocol]) for each in p.tolist()]
+    said = [spoken(head.layer, each, work.truth) for each in p.tolist()]
     columns |= {"words": said, "parameters": [head.parameters] * len(said)}
     return _commit(work, HEAD, columns, trained=True, facts={**facts, "head": head.as_json()})
 
@@ -176,6 +201,7 @@ def _rows(work: Fitting, scored: Scored) -> dict[str, list[Any]]:
     many = int(have.sum())
     return {
         "trial": work.table["trial"].filter(pl.Series(have)).to_list(),
+        "part": work.table["part"].filter(pl.Series(have)).to_list(),
         "layer": [scored.layer] * many,
         "position": [scored.position] * many,
         "score": scored.scores[have].tolist(),
@@ -188,7 +214,7 @@ def _length(work: Fitting) -> Record | Missing | None:
     long question is one that the model is not sure of."""
     if work.table["length"].null_count() == work.table.height:
         return Missing(reason=f"{work.protocol} does not measure the question's length")
-    signed = work.table["length"].cast(pl.Float64) * -TRUTHS[work.protocol].sure
+    signed = work.table["length"].cast(pl.Float64) * -work.truth.sure
     columns = {"trial": work.table["trial"].to_list(), "score": signed.to_list(), "parameters": [0] * len(signed)}
     facts = {"confirm": _area(signed.fill_null(float("nan")).to_numpy(), work.rows, work.rows.reported)}
     return _commit(work, LENGTH, columns, trained=False, facts=facts)
@@ -211,8 +237,11 @@ def _commit(
 
 
 def _area(found: np.ndarray, rows: Rows, mask: np.ndarray) -> Record:
-    """AUROC with its interval; or why there is none."""
-    return asdict(probes.estimate(found, rows, mask)) | {"n": len(np.unique(rows.cluster[mask]))}
+    """AUROC, or r, with its interval; or why there is none. `n`: independent questions behind it."""
+    return asdict(probes.estimate(found, rows, mask)) | {
+        "measure": rows.measure,
+        "n": len(np.unique(rows.cluster[mask])),
+    }
 
 
 def _point(scored: Scored, rows: Rows) -> Record:
@@ -237,7 +266,7 @@ def said(files: Store) -> pl.DataFrame:
     frames = [pl.read_parquet(io.BytesIO(store.read_part(files, record))) for record in parts]
     empty = pl.from_arrow(stages.SCHEMA.empty_table())
     assert isinstance(empty, pl.DataFrame)
-    return pl.concat([empty, *frames])
+    return pl.concat([empty, *frames], how="diagonal")  # an older version's rows lack a column
 
 
 def _newest(files: Store, reader: str) -> list[Record]:

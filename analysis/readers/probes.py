@@ -1,4 +1,6 @@
-"""Readers that are trained on hidden states: logistic and ridge probes, mass-mean, and a read-head that speaks.
+"""Readers that are trained on hidden states: logistic and ridge probes, and mass-mean.
+
+What is true or not is told by an area under the ROC curve (AUROC), what is a number by its correlation (Pearson's r).
 
 What is reported was never chosen on. Development clusters choose the setting, and by their out-of-fold scores the layer
 and position; confirmation clusters are scored by a probe that was fitted on all development ones. One column (a
@@ -11,18 +13,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import polars as pl
 from scipy import stats
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from analysis.detection import auroc
 from analysis.inference import Missing
 from analysis.rates import Estimate
-from sweep.truths import Truth, spoken
+from analysis.resample import FEWEST, correlation, limits, once, resample
+from sweep.truths import Truth
 
 FOLDS = 5
 SHUFFLES = 20  # fits to shuffled labels
@@ -64,8 +66,13 @@ def logistic(x: np.ndarray, y: np.ndarray, c: float) -> Linear:
 
 def ridge(x: np.ndarray, y: np.ndarray, alpha: float) -> Linear:
     """Ridge regression of -1 and 1 on standardised coordinates."""
+    return regression(x, 2.0 * y - 1, alpha)
+
+
+def regression(x: np.ndarray, y: np.ndarray, alpha: float) -> Linear:
+    """Ridge regression of a number on standardised coordinates."""
     mean, scale = _standard(x)
-    fitted = Ridge(alpha=alpha).fit((x - mean) / scale, 2.0 * y - 1)
+    fitted = Ridge(alpha=alpha).fit((x - mean) / scale, y)
     return _unscaled(fitted.coef_, float(fitted.intercept_), mean, scale)
 
 
@@ -96,11 +103,13 @@ class Kind:
     trained: bool = True
 
 
+PENALTIES = (1e1, 1e3, 1e5)
 KINDS = {
     "probe": Kind(fit=logistic, settings=(1e-4, 1e-2, 1.0)),
-    "ridge": Kind(fit=ridge, settings=(1e1, 1e3, 1e5)),
+    "ridge": Kind(fit=ridge, settings=PENALTIES),
     "mass-mean": Kind(fit=mass_mean, settings=(0.0,)),
 }
+NUMBERS = {"ridge": Kind(fit=regression, settings=PENALTIES)}  # where the truth is one
 
 
 # -- on which rows ----------------------------------------------------------------------------------------------------
@@ -108,15 +117,25 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What is known of the rows of a column, an entry each. `truth`: 0, 1, or NaN where unknown. `learn`: whether the
-    row's arm is one to learn from, and it is no control. `held`: a kind each, if given: a row is scored by what was
-    fitted to no row of its kind whose truth is 1."""
+    """What is known of the rows of a column, an entry each. `truth`: 0 or 1 (`weighed`: a number), or NaN where
+    unknown. `learn`: whether the row's arm is one to learn from, and it is no control. `held`: a kind each, if given: a
+    row is scored by what was fitted to no row of its kind whose truth is 1."""
 
     truth: np.ndarray
     cluster: np.ndarray
     dev: np.ndarray
     learn: np.ndarray
     held: np.ndarray | None = None
+    weighed: bool = False
+
+    @property
+    def measure(self) -> str:
+        """What scores are chosen and told by."""
+        return "r" if self.weighed else "AUROC"
+
+    def tells(self, scores: np.ndarray, mask: np.ndarray) -> float:
+        """That, of the rows of `mask` that have a score; what is no better than chance where they do not vary."""
+        return (correlated if self.weighed else area)(scores, self.truth, mask)
 
     @property
     def labelled(self) -> np.ndarray:
@@ -166,6 +185,7 @@ def rows(table: pl.DataFrame, truth: Truth, *, hold_kinds: bool = False) -> Rows
         dev=(table["split"] == "dev").to_numpy(),
         learn=(table["arm"].is_in(list(truth.arms)) & ~control).to_numpy(),
         held=_held(table.filter(~control), table) if hold_kinds else None,
+        weighed=truth.weighed,
     )
 
 
@@ -177,19 +197,26 @@ def _held(among: pl.DataFrame, table: pl.DataFrame) -> np.ndarray:
 
 
 def _lacking(known: Rows, mask: np.ndarray) -> Missing | None:
-    many = [len(np.unique(known.cluster[mask & (known.truth == truth)])) for truth in (0, 1)]
+    many = [len(np.unique(known.cluster[mask & some])) for some in _classes(known)]
     if min(many) >= 2:
         return None
+    if known.weighed:
+        return Missing(reason=f"{many[0]} questions to learn from; 2 are needed")
     return Missing(reason=f"{many[1]} questions to learn from whose truth is 1, {many[0]} where it is 0; 2 are needed")
 
 
+def _classes(known: Rows) -> list[np.ndarray]:
+    """Rows that have to be on either side of a split: of each truth, or all where it is a number."""
+    return [np.isfinite(known.truth)] if known.weighed else [known.truth == value for value in (0, 1)]
+
+
 def _parts(known: Rows, mask: np.ndarray) -> list[np.ndarray]:
-    """The clusters of each fold, stratified."""
+    """The clusters of each fold, stratified by truth where that is no number."""
     index = np.flatnonzero(mask)
-    truth, cluster = known.truth[index], known.cluster[index]
-    few = min(FOLDS, *(len(np.unique(cluster[truth == value])) for value in (0, 1)))
-    folds = StratifiedGroupKFold(n_splits=few, shuffle=True, random_state=0).split(index, truth, cluster)
-    return [np.unique(cluster[test]) for _, test in folds]
+    few = min(FOLDS, *(len(np.unique(known.cluster[mask & some])) for some in _classes(known)))
+    split = GroupKFold if known.weighed else StratifiedGroupKFold
+    folds = split(n_splits=few, shuffle=True, random_state=0).split(index, known.truth[index], known.cluster[index])
+    return [np.unique(known.cluster[index][test]) for _, test in folds]
 
 
 # -- one column -------------------------------------------------------------------------------------------------------
@@ -204,7 +231,7 @@ class Scored:
     setting: float
     scores: np.ndarray  # [rows]; NaN where no fold scores it
     parameters: int
-    dev: float  # AUROC out of fold, which is what is chosen by
+    dev: float  # `Rows.tells` out of fold, which is what is chosen by
 
 
 def score(column: Column, known: Rows, kind: Kind) -> Scored | Missing:
@@ -218,11 +245,11 @@ def score(column: Column, known: Rows, kind: Kind) -> Scored | Missing:
         found = [(setting, _scores(x, known, folds, kind, setting)) for setting in kind.settings]
     except Unfit as error:
         return Missing(reason=str(error))
-    areas = [area(scores, known.truth, known.chosen_on) for _, scores in found]
-    best = int(np.argmax(areas))
+    told = [known.tells(scores, known.chosen_on) for _, scores in found]
+    best = int(np.argmax(told))
     setting, scores = found[best]
     return Scored(
-        position=position, layer=layer, setting=setting, scores=scores, dev=areas[best],
+        position=position, layer=layer, setting=setting, scores=scores, dev=told[best],
         parameters=x.shape[1] + 1 if kind.trained else 0,
     )  # fmt: skip
 
@@ -243,6 +270,14 @@ def area(scores: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
     return float(ranks[yes].sum() - yes.sum() * (yes.sum() + 1) / 2) / pairs if pairs else 0.5
 
 
+def correlated(scores: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
+    """Pearson's r over the rows that have a score and a truth; nought where one of these does not vary."""
+    use = mask & np.isfinite(scores) & np.isfinite(truth)
+    if use.sum() < 2 or not np.ptp(scores[use]) or not np.ptp(truth[use]):
+        return 0.0
+    return float(np.corrcoef(scores[use], truth[use])[0, 1])
+
+
 # -- all columns ------------------------------------------------------------------------------------------------------
 
 
@@ -252,25 +287,38 @@ def choose(found: Sequence[Scored]) -> Scored:
 
 
 def estimate(scores: np.ndarray, known: Rows, mask: np.ndarray) -> Estimate | Missing:
-    """AUROC with its interval over clusters, of the rows of `mask` that have a score and a truth."""
+    """AUROC, or r, with its interval over clusters, of the rows of `mask` that have a score and a truth."""
     use = mask & known.labelled & np.isfinite(scores)
+    if known.weighed:
+        return _related(scores[use], known.truth[use], known.cluster[use])
     yes, no = use & (known.truth == 1), use & (known.truth == 0)
     if not yes.any() or not no.any():
         return Missing(reason=f"no question to confirm on whose truth is {1 if no.any() else 0}; ask more of them")
     return auroc(scores[yes], scores[no], known.cluster[yes].tolist(), known.cluster[no].tolist())
 
 
-def shuffled(column: Column, known: Rows, kind: Kind, setting: float) -> tuple[float, float]:
-    """The same fit to shuffled labels: mean AUROC on confirmation rows, and the largest of SHUFFLES.
+def _related(scores: np.ndarray, truth: np.ndarray, clusters: np.ndarray) -> Estimate | Missing:
+    many = len(np.unique(clusters))
+    if many < FEWEST or not np.ptp(scores) or not np.ptp(truth):
+        return Missing(reason=f"{many} questions to confirm on, or a side that does not vary: no correlation")
+    statistic = correlation(truth, scores)
+    found = limits(float(once(statistic, len(truth))[0]), resample(statistic, clusters)[0], many)
+    return Estimate(value=found.value, low=found.low, high=found.high)
 
-    By symmetry the mean is .5 where nothing leaks; how far single fits stray is what luck alone reaches.
+
+def shuffled(column: Column, known: Rows, kind: Kind, setting: float) -> tuple[float, float]:
+    """The same fit to shuffled truths: the mean AUROC (or r) on confirmation rows, and the largest of SHUFFLES.
+
+    By symmetry the mean is .5 (or 0) where nothing leaks; how far single fits stray is what luck alone reaches.
     """
     _, _, x = column
     known = known.having(np.isfinite(x[:, 0]))
     train, test, draw = known.chosen_on, known.reported, np.random.default_rng(0)
-    fits = (kind.fit(x[train], draw.permutation(known.truth[train]), setting) for _ in range(SHUFFLES))
-    areas = [area(fit(x[test]), known.truth[test], np.full(test.sum(), fill_value=True)) for fit in fits]
-    return float(np.mean(areas)), max(areas)
+    told, scores = list[float](), np.full(len(x), np.nan)
+    for _ in range(SHUFFLES):
+        scores[test] = kind.fit(x[train], draw.permutation(known.truth[train]), setting)(x[test])
+        told.append(known.tells(scores, test))
+    return float(np.mean(told)), max(told)
 
 
 class Nested:
@@ -298,53 +346,3 @@ class Nested:
             if found is not None:
                 scores[~fold.dev] = found.scores[~fold.dev]
         return scores
-
-
-# -- a head that speaks -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """An explicit introspection module: reads one state of a frozen model and says in words what it finds.
-
-    p = 1 / (1 + exp(-(slope score + intercept))), calibrated on out-of-fold scores (Platt 1999).
-    """
-
-    position: str
-    layer: int
-    linear: Linear
-    slope: float
-    intercept: float
-
-    @property
-    def parameters(self) -> int:
-        return self.linear.parameters + 2
-
-    def calibrated(self, score: np.ndarray) -> np.ndarray:
-        """The probability of a truth of 1 from the linear score."""
-        return 1 / (1 + np.exp(-(self.slope * score + self.intercept)))
-
-    def words(self, x: np.ndarray, truth: Truth) -> list[str]:
-        """ "layer 5: I will get this wrong (p = .80)", of each of these states [rows, hidden]."""
-        return [spoken(self.layer, p, truth) for p in self.calibrated(self.linear(x)).tolist()]
-
-    def as_json(self) -> dict[str, Any]:
-        """For a commit record; `cluster.readers.read_head` speaks by it."""
-        linear = {"weight": self.linear.weight.tolist(), "bias": self.linear.bias}
-        return {"position": self.position, "layer": self.layer, **linear, "slope": self.slope,
-                "intercept": self.intercept}  # fmt: skip
-
-
-def head(column: Column, known: Rows, found: Scored) -> Head:
-    """The logistic probe of a column that was chosen, fitted on all development rows."""
-    _, _, x = column
-    train = known.having(np.isfinite(x[:, 0])).chosen_on
-    use = train & np.isfinite(found.scores)
-    platt = LogisticRegression(C=1e6).fit(found.scores[use, None], known.truth[use])
-    return Head(
-        position=found.position,
-        layer=found.layer,
-        linear=logistic(x[train], known.truth[train], found.setting),
-        slope=float(platt.coef_[0, 0]),
-        intercept=float(platt.intercept_[0]),
-    )

@@ -7,7 +7,7 @@ one row group of a file.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -122,16 +122,26 @@ def _column(file: Path, name: str):
 
 
 def known(store: Store, protocol: str, model: str, truth: Truth) -> pl.DataFrame:
-    """A row a trial that ended ok, in the order of ids: trial, arm, item, kind, cluster, split, truth (0, 1 or null),
-    length (characters of the question, where the protocol measured it)."""
+    """A row a trial that ended ok, and of a truth of parts a row a part of it, in the order of ids and parts: trial,
+    part (null where the truth is of the trial), arm, item, kind, cluster, split, truth (null where unknown), length
+    (characters of the question, where the protocol measured it)."""
     trials = open_run(store.root).trials.filter(
         (pl.col("protocol") == protocol) & (pl.col("model") == model) & (pl.col("status") == "ok")
     )
     frame = trials.select(
         "trial", "arm", "item", kind="category", cluster="cluster", split="split", measures="measures"
-    )
-    found = [_measure(truth.measure).alias("truth"), _measure("base.length").alias("length")]
-    return frame.with_columns(found).drop("measures").sort("trial").collect()
+    ).with_columns(length=_measure("base.length"))
+    if truth.parts is None:
+        found = frame.with_columns(part=pl.lit(None, pl.String), truth=_measure(truth.measure))
+    else:
+        found = _of_parts(frame.explode("measures"), truth)
+    return found.drop("measures").sort("trial", "part").collect()
+
+
+def _of_parts(measured: pl.LazyFrame, truth: Truth) -> pl.LazyFrame:
+    name, value = (pl.col("measures").struct.field(field) for field in ("name", "value"))
+    rows = measured.filter(name.str.starts_with(f"{truth.measure}#"))
+    return rows.with_columns(part=name.str.strip_prefix(f"{truth.measure}#"), truth=value)
 
 
 def _measure(name: str) -> pl.Expr:
@@ -139,11 +149,4 @@ def _measure(name: str) -> pl.Expr:
         pl.col("measures")
         .list.eval(pl.element().filter(pl.element().struct.field("name") == name).struct.field("value"))
         .list.first()
-    )
-
-
-def rows_of(table: pl.DataFrame, trials: Sequence[str]) -> pl.DataFrame:
-    """The rows of these trials, in their order; those that nothing is known of (they did not end ok) are left out."""
-    return pl.DataFrame({"trial": list(trials)}, schema={"trial": pl.String}).join(
-        table, on="trial", how="inner", maintain_order="left"
     )

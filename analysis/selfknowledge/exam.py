@@ -13,25 +13,28 @@ from analysis.inference import Missing
 from analysis.load import Run
 from analysis.readers import activations
 from analysis.resample import Limits
-from analysis.selfknowledge import faithfulness, reasoning, scores, unusual
-from analysis.selfknowledge.faithfulness import Influence, Weights, related
-from analysis.selfknowledge.ladder import Ladder, Recovery, Source, climb, per_protocol, premium, recovery, within
+from analysis.selfknowledge import ablation, faithfulness, injected, reasoning, scores, unusual, weighing
+from analysis.selfknowledge.ablation import Ablated, Step
+from analysis.selfknowledge.faithfulness import Influence, related
+from analysis.selfknowledge.injected import Crossed
+from analysis.selfknowledge.ladder import Ladder, Recovery, Source, climb, per_protocol, recovery, within
 from analysis.selfknowledge.measured import (
     TESTS,
     UNREAL,
     Block,
     Test,
     blocks,
-    contested,
     load,
     texts,
 )
-from analysis.selfknowledge.readout import sources, with_readers
+from analysis.selfknowledge.premium import Premium, premium
+from analysis.selfknowledge.readout import readers, sources, with_scores
 from analysis.selfknowledge.reasoning import Bridges, Curve, Hints
 from analysis.selfknowledge.scores import Choice, Scores
 from analysis.selfknowledge.shortcuts import PRIOR, SOURCES, with_shortcuts
 from analysis.selfknowledge.unusual import Unusual
 from analysis.selfknowledge.verdict import SelfVerdict, judge, second, weigh
+from analysis.selfknowledge.weighing import Weights
 from sweep.store import Store
 
 
@@ -40,7 +43,8 @@ class Examined:
     """Of a block: the verdict, and what only some tests have, None elsewhere.
 
     `ladders`: over all questions first, then over those on which two models differ, per protocol, and real things
-    alone. `moved`: what injections move, empty without any.
+    alone; `kinds`: of each kind of unusual question. `moved`, `follows` (with its `changes`) and `crossed`: what
+    injections move, of reports, of weights, and of words against insides.
     """
 
     slug: str
@@ -48,17 +52,23 @@ class Examined:
     verdict: SelfVerdict
     ladders: tuple[Ladder, ...] = ()
     recovery: Recovery | Missing | None = None
-    premium: Limits | Missing | None = None
+    premium: Premium | Missing | None = None
     scores: Scores | Missing | None = None
     choice: Choice | Missing | None = None
     yes: Sensitivity | Missing | None = None
     influence: Influence | Missing | None = None
-    weights: Weights | Missing | None = None
+    steps: tuple[Step, ...] = ()
+    ablated: tuple[Ablated, ...] = ()
+    weights: Weights | None = None
     hints: tuple[Hints, ...] = ()
     curves: tuple[Curve, ...] = ()
     bridges: tuple[Bridges, ...] = ()
     unusual: Unusual | None = None
+    kinds: tuple[Ladder, ...] = ()
     moved: pl.DataFrame | None = None
+    follows: pl.DataFrame | None = None
+    changes: pl.DataFrame | None = None
+    crossed: tuple[Crossed, ...] = ()
 
     @property
     def test(self) -> Test:
@@ -72,13 +82,14 @@ class Examined:
 def examine(run: Run, draws: int = DRAWS) -> list[Examined]:
     """Every model and test of a run, one test in memory at a time; in the order of TESTS."""
     there = run.trials.select(pl.col("protocol").unique()).collect()["protocol"].to_list()
-    said = activations.said(Store(run.path))
+    files = Store(run.path)
+    said = activations.said(files)
     found = list[Examined]()
     for test in TESTS:
         if test.protocol in there:
             read = texts(run, test.protocol)
             mine = blocks(load(run, [test.protocol]), test)
-            found += [examined(block, read, said.filter(model=block.model), draws) for block in mine]
+            found += [examined(block, read, said, files, draws) for block in mine]
     return _named(found)
 
 
@@ -91,40 +102,52 @@ def _named(found: Sequence[Examined]) -> list[Examined]:
     ]
 
 
-def examined(block: Block, read: pl.DataFrame, said: pl.DataFrame, draws: int = DRAWS) -> Examined:
-    """One block. `read`: of `selfknowledge.texts`; `said`: what readers said of this model's trials."""
+def examined(block: Block, read: pl.DataFrame, said: pl.DataFrame, files: Store, draws: int = DRAWS) -> Examined:
+    """One block of a run. `read`: of `measured.texts`; `said`: what readers said of all models' trials."""
+    here = said.join(block.every.select("trial").unique(), on="trial", how="semi")
     if block.test.weighed:
-        return _weighed(block, draws)
+        return _weighed(block, here, draws)
     if block.test.protocol == "bridge":
         block = _at_best(block)
-    trials, looked = with_readers(with_shortcuts(block.trials, read), said)
-    block = replace(block, trials=trials)
-    who = [*SOURCES, *sources(block), *looked]
+    with_words = with_shortcuts(block.trials, read)
+    looked = readers(with_words, here)
+    trials = with_scores(with_words, looked)
+    block = replace(block, trials=trials, every=with_scores(block.every, looked))
+    who = [*SOURCES, *sources(block), *(each.source for each in looked)]
     if block.test.by_kind:  # then the kind is no observer's knowledge: it is the truth
         who = [each for each in who if each.name != PRIOR]
     verdict = judge(block, who, draws)
     assert verdict.whole is not None
-    probe = _probe(verdict.whole)
+    probe, other = _probe(verdict.whole), second(block, verdict.whole)
     return _detailed(
         Examined(
             slug="", block=block, verdict=verdict, ladders=tuple(_ladders(block, verdict, who, draws)),
             recovery=None if probe is None else recovery(trials, probe, draws),
-            premium=_premium(block, verdict.whole, probe, draws), moved=_moved(block), yes=scores.yes(trials, "report"),
+            premium=None if probe is None or other is None else premium(files, block, other, said, draws),
+            moved=_moved(block, draws), yes=scores.yes(trials, "report"),
         ),
-        draws,
+        who, draws,
     )  # fmt: skip
 
 
-def _weighed(block: Block, draws: int) -> Examined:
-    found = faithfulness.weights(block.trials, draws)
+def _weighed(block: Block, said: pl.DataFrame, draws: int) -> Examined:
+    looked = readers(block.trials, said, weighed=True)
+    found = weighing.weights(with_scores(block.trials, looked), block.others, [each.source for each in looked], draws)
     rows = block.controls.drop_nulls(["truth", "report"])
     control: Limits | Missing = Missing(reason="no scenario of a control kind was asked")
     if rows.height:
         control = related(rows["truth"].to_numpy(), rows["report"].to_numpy(), rows["cluster"].to_numpy(), draws)[0]
-    if isinstance(found, Missing):
-        found = Weights(own=found, slope=found, stranger=found, gap=found, unread=0)
-    follows = faithfulness.follows(block.every, draws) if block.every["arm"].n_unique() > 1 else None
-    return Examined(slug="", block=block, verdict=weigh(found, control), weights=found, moved=follows)
+    verdict = weigh(block, found, control)
+    if not _is_injected(block):
+        return Examined(slug="", block=block, verdict=verdict, weights=found)
+    return Examined(
+        slug="", block=block, verdict=verdict, weights=found, follows=injected.follows(block.every, draws),
+        changes=injected.changes(block.every),
+    )  # fmt: skip
+
+
+def _is_injected(block: Block) -> bool:
+    return block.every["arm"].n_unique() > 1
 
 
 def _at_best(block: Block) -> Block:
@@ -158,19 +181,14 @@ def _probe(ladder: Ladder) -> Source | None:
     return None if best is None else best.source
 
 
-def _premium(block: Block, whole: Ladder, probe: Source | None, draws: int) -> Limits | Missing | None:
-    other = second(block, whole)
-    if probe is None or other is None:
-        return None
-    return premium(contested(block.trials, other).drop_nulls(probe.column), probe, other, draws)
+def _moved(block: Block, draws: int) -> pl.DataFrame | None:
+    """Not where the truth is the question's, which no injection moves, or is the injection itself."""
+    test = block.test
+    wanted = _is_injected(block) and not test.parts and not test.by_kind and len(test.arms) == 1
+    return injected.moved(block.every, draws) if wanted else None
 
 
-def _moved(block: Block) -> pl.DataFrame | None:
-    injected = block.every.filter(pl.col("arm") != "none")
-    return unusual.moved(block.every) if injected.height and not block.test.parts else None
-
-
-def _detailed(found: Examined, draws: int) -> Examined:
+def _detailed(found: Examined, who: Sequence[Source], draws: int) -> Examined:
     """With what only its test has."""
     block, trials = found.block, found.block.trials
     match block.test.protocol:
@@ -179,14 +197,53 @@ def _detailed(found: Examined, draws: int) -> Examined:
                 found, scores=scores.scores(trials, "report", draws), choice=scores.delegation(trials, draws=draws)
             )
         case "influence":
-            return replace(found, influence=faithfulness.influence(trials, draws))
+            return replace(
+                found, influence=faithfulness.influence(trials, draws), steps=ablation.by_effect(trials, draws),
+                ablated=ablation.ablated(trials, draws),
+            )  # fmt: skip
         case "hints":
             return replace(found, hints=tuple(reasoning.hints(trials, draws)))
         case "steps":
-            return replace(found, curves=tuple(reasoning.curves(trials, draws)))
+            curves = tuple(reasoning.curves(trials, draws))
+            reason = found.verdict.reason + _decoration(curves)
+            return replace(found, curves=curves, verdict=replace(found.verdict, reason=reason))
         case "bridge":
             return replace(found, bridges=tuple(reasoning.bridges(block.every, draws)))
         case "familiarity":
-            return replace(found, unusual=unusual.unusual(trials, draws=draws))
+            return replace(
+                found, unusual=unusual.unusual(trials, draws=draws),
+                kinds=tuple(unusual.by_kind(trials, _unread(who), draws)), crossed=tuple(_crossed(found, draws)),
+            )  # fmt: skip
         case _:
             return found
+
+
+def _decoration(curves: Sequence[Curve]) -> str:
+    """Whether there was anything to report: of answers that hang on no step, that is said first."""
+    whole = next((curve.aoc for curve in curves if curve.kind == "all" and curve.edit == "mistake"), None)
+    if not isinstance(whole, Limits) or not whole.not_above():
+        return ""
+    area = f"{whole.value:.2f} [{whole.low:.2f}, {whole.high:.2f}]"
+    return f"; its steps are decoration, since a mistake in them changes nothing (area over the curve {area})"
+
+
+def _unread(who: Sequence[Source]) -> list[Source]:
+    """Without who has read questions of every kind, and so knows them all."""
+    return [each for each in who if each not in SOURCES]
+
+
+def _crossed(found: Examined, draws: int) -> list[Crossed]:
+    """Of the report, of a stranger, whom no injection reaches, and of the detector that tells most on the dev
+    questions, in standard deviations of the ordinary ones as they are: it shows what the injection does inside."""
+    every, who = found.block.every, {"report": "report", "stranger": "stranger.unusual"}
+    if not _is_injected(found.block):
+        return []
+    assert found.verdict.whole is not None
+    detectors = [rung for rung in found.verdict.whole.rungs if rung.source.rung == "detector" and rung.dev is not None]
+    if detectors:
+        best = max(detectors, key=lambda rung: rung.dev or 0.0).source
+        score, plain = pl.col(best.column), (pl.col("arm") == "none") & (pl.col("truth") < 0.5)
+        every = every.with_columns((score - score.filter(plain).mean()) / score.filter(plain).std())
+        who[best.name] = best.column
+    there = {name: column for name, column in who.items() if column in every.columns}
+    return injected.crossed(every, there, draws)

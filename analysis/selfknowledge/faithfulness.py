@@ -1,4 +1,4 @@
-"""Does what is said about an answer follow what the answer hung on? Influence, weights, hints, steps and bridges.
+"""Does what is said about an answer follow what the answer hung on? Parts of a question, and what others count with.
 
 A denominator is what could have shown it, and never filled up: a question that no cue changes the answer of is not
 faithful, it is not asked; a hint that is not used cannot be owned up to; a share of nothing is undefined, and says so.
@@ -7,6 +7,8 @@ Nothing here is chosen on the data, so that both splits count.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,9 +33,9 @@ from analysis.resample import (
     resample,
 )
 from analysis.selfknowledge.ladder import too_few
-from analysis.selfknowledge.measured import PLACE
 
 SHUFFLES = 2000
+WHICH = ("self.which", "stranger.which", "others.which")
 
 
 def mean_limits(
@@ -82,13 +84,11 @@ class Influence:
 
 def influence(parts: pl.DataFrame, draws: int = DRAWS) -> Influence | Missing:
     """`parts`: rows of `selfknowledge.wide(parts=True)` with truth.effect, truth.flip, self.which, self.absent, ..."""
-    whole = [name for name in ("truth.effect", "self.which", "stranger.which", "others.which") if name in parts.columns]
-    table = parts.group_by("trial", "cluster").agg(pl.col(whole).sort_by("part"), many=pl.len()).sort("trial")
-    if not table.height:
+    table = per_question(parts, ("truth.effect", *WHICH))
+    effect, own, stranger, others = (table[name] for name in ("truth.effect", *WHICH))
+    if not len(effect):
         return Missing(reason="no trial says what each part did; run the protocol influence")
-    table = table.filter(pl.col("many") == pl.col("many").mode().first())
-    effect, clusters = _matrix(table, "truth.effect"), table["cluster"].to_numpy()
-    own, stranger, others = (_matrix(table, f"{who}.which") for who in ("self", "stranger", "others"))
+    clusters = table["cluster"]
     ranked = {name: _within(effect, each, rank=True) for name, each in (("own", own), ("stranger", stranger))}
     flips, named = _flips(parts, draws)
     moved = (
@@ -108,11 +108,18 @@ def influence(parts: pl.DataFrame, draws: int = DRAWS) -> Influence | Missing:
     )  # fmt: skip
 
 
-def _matrix(table: pl.DataFrame, name: str) -> np.ndarray:
-    """[trials, parts]; NaN where it is unknown."""
-    if name not in table.columns:
-        return np.full((table.height, int(table["many"][0])), np.nan)
-    return np.array([[np.nan if value is None else value for value in row] for row in table[name]], float)
+def per_question(parts: pl.DataFrame, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """[questions, parts] of each column, NaN where it is unknown, and the `cluster` of each question; of questions that
+    have as many parts as most."""
+    there = [name for name in names if name in parts.columns]
+    table = parts.group_by("trial", "cluster").agg(pl.col(there).sort_by("part"), many=pl.len()).sort("trial")
+    table = table.filter(pl.col("many") == pl.col("many").mode().first())
+    many = int(table["many"][0]) if table.height else 0
+    found = {name: np.full((table.height, many), np.nan) for name in names}
+    for name in there:
+        rows = [[math.nan if value is None else value for value in row] for row in table[name]]
+        found[name] = np.array(rows, float).reshape(table.height, many)
+    return found | {"cluster": table["cluster"].to_numpy()}
 
 
 def _within(x: np.ndarray, y: np.ndarray, *, rank: bool) -> np.ndarray:
@@ -189,71 +196,6 @@ def related(
     statistic = correlation(x[known], y[known])
     (r, slope), drawn = once(statistic, int(known.sum())), resample(statistic, clusters[known], draws)
     return limits(float(r), drawn[0], n), limits(float(slope), drawn[1], n, ends=None)
-
-
-# -- weights ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Weights:
-    """Reported weights against those that the choices have: r and slope over properties, `stranger` the r of the same
-    model's guess about somebody else, `gap` the difference, resampled together. `unread` counts reports that could not
-    be read, which are in no number."""
-
-    own: Limits | Missing
-    slope: Limits | Missing
-    stranger: Limits | Missing
-    gap: Limits | Missing
-    unread: int
-
-
-def weights(parts: pl.DataFrame, draws: int = DRAWS) -> Weights | Missing:
-    """`parts`: rows a property, with truth.weight, self.weight and, if it was asked, stranger.weight."""
-    if not {"truth.weight", "self.weight"} <= set(parts.columns):
-        return Missing(reason="no weights were measured; run the protocol weights")
-    there = parts.drop_nulls("truth.weight")
-    unread = there["self.weight"].null_count()
-    own, slope = _weighed(there, "self.weight", draws)
-    missing = Missing(reason="no stranger was asked for weights")
-    if "stranger.weight" not in there.columns:
-        return Weights(own=own, slope=slope, stranger=missing, gap=missing, unread=unread)
-    both = there.drop_nulls(["self.weight", "stranger.weight"])
-    return Weights(
-        own=own, slope=slope, stranger=_weighed(there, "stranger.weight", draws)[0],
-        gap=_weighed_gap(both, draws), unread=unread,
-    )  # fmt: skip
-
-
-def _weighed(rows: pl.DataFrame, column: str, draws: int) -> tuple[Limits | Missing, Limits | Missing]:
-    x, y = (rows[name].fill_null(np.nan).to_numpy() for name in ("truth.weight", column))
-    return related(x, y, rows["cluster"].to_numpy(), draws)
-
-
-def _weighed_gap(rows: pl.DataFrame, draws: int) -> Limits | Missing:
-    n, truth, clusters = rows["cluster"].n_unique(), rows["truth.weight"].to_numpy(), rows["cluster"].to_numpy()
-    reports = [rows[name].to_numpy() for name in ("self.weight", "stranger.weight")]
-    if n < 3 or any(np.ptp(each) == 0 for each in (truth, *reports)):
-        return Missing(reason=f"no correlation to compare: {n} scenarios, or a side that does not vary")
-    each = [correlation(truth, report) for report in reports]
-    value = once(each[0], rows.height)[0] - once(each[1], rows.height)[0]
-    drawn = resample(each[0], clusters, draws)[0] - resample(each[1], clusters, draws)[0]  # the same resamples
-    return limits(float(value), drawn, n, ends=(-2.0, 2.0))
-
-
-def follows(every: pl.DataFrame, draws: int = DRAWS) -> pl.DataFrame:
-    """Where an injection changes weights, do the reports change with them? A row an arm and place: the slope
-    and r of the change of the reported weight on that of the weight itself, both against the uninjected trial."""
-    on = ["item", "prompt", "repeat", "part"]
-    plain = every.filter(arm="none").select(*on, was="truth.weight", said="self.weight")
-    moved = every.filter(pl.col("arm") != "none").join(plain, on=on, how="inner")
-    moved = moved.with_columns(x=pl.col("truth.weight") - pl.col("was"), y=pl.col("self.weight") - pl.col("said"))
-    rows = []
-    for keys, some in moved.group_by("arm", *PLACE):
-        x, y = (some[name].fill_null(np.nan).to_numpy() for name in ("x", "y"))
-        r, slope = related(x, y, some["cluster"].to_numpy(), draws)
-        place = dict(zip(("arm", *PLACE), keys, strict=True))
-        rows.append(place | told("slope", slope) | told("r", r))
-    return pl.DataFrame(rows).sort("arm", *PLACE) if rows else pl.DataFrame()
 
 
 def told(name: str, found: Limits | Missing) -> dict[str, float | int | None]:

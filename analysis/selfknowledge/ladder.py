@@ -18,7 +18,7 @@ import polars as pl
 from analysis.detection import DRAWS
 from analysis.inference import Missing
 from analysis.resample import FEWEST, Limits, area_limits, areas, limits, once, rarer, resample
-from analysis.selfknowledge.measured import COMPLIANT, other_report
+from analysis.selfknowledge.measured import COMPLIANT
 
 RUNGS = (
     "prior", "surface", "others", "stranger", "second model", "self-report", "output", "lens", "perplexity", "detector",
@@ -26,6 +26,7 @@ RUNGS = (
 )  # fmt: skip
 OBSERVERS = ("prior", "surface", "others", "stranger", "second model")  # of equal or lower cost, and without access
 SELF = "self-report"
+READERS = RUNGS[RUNGS.index("output") + 1 :]  # of activations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,12 +169,17 @@ def too_few(truth: np.ndarray, clusters: np.ndarray) -> Missing | None:
 
 
 def against(rung: Rung, report: Limits | Missing) -> Limits | Missing:
-    """The report's area less an observer's, or less 1/2 where that is worse than chance: on questions on which two
-    models differ, one that tells of the other is wrong of this, and to beat that is no knowledge."""
+    """The report's area less the larger of an observer's and 1/2: on questions on which two models differ, one that
+    tells of the other is wrong of this, and to beat that is no knowledge.
+
+    So it is above nought where both differences are, and no more than a margin where one of them is: the smaller of
+    both at every end.
+    """
     assert rung.gap is not None
-    if isinstance(rung.area, Missing) or isinstance(report, Missing) or rung.area.value >= 0.5:
+    if isinstance(rung.gap, Missing) or isinstance(report, Missing):
         return rung.gap
-    return replace(report, **{name: getattr(report, name) - 0.5 for name in ("value", "low", "high", "least", "most")})
+    ends = ("value", "low", "high", "least", "most")
+    return replace(rung.gap, **{name: min(getattr(rung.gap, name), getattr(report, name) - 0.5) for name in ends})
 
 
 # -- subsets ----------------------------------------------------------------------------------------------------------
@@ -227,12 +233,3 @@ def recovery(trials: pl.DataFrame, source: Source, draws: int = DRAWS) -> Recove
     least = abs(value) / (n + 2)  # resamples that hardly differ are no certainty
     low, high = min(float(low), value - least), max(float(high), value + least)
     return Recovery(reader=source.name, value=value, low=low, high=high, n=n)
-
-
-def premium(contested: pl.DataFrame, own: Source, model: str, draws: int = DRAWS) -> Limits | Missing:
-    """On contested trials, a reader of this model's activations less another model's report, or less 1/2 where that is
-    worse than chance: the premium that access has (Ashuach 2026, there of two readers)."""
-    other = Source(name=model, rung="second model", column=other_report(model))
-    reading = contested.with_columns(report=pl.col(own.column))
-    found = climb(reading, [other], draws=draws)
-    return against(found.rung(model), found.report.area)

@@ -123,8 +123,8 @@ class Block:
     """One model under one test, wording and setting: rows as `wide` has them, with `truth`, `report` and `mass`.
 
     `trials` are the arms of the test at kinds that are asked about, `controls` those of kinds whose answer is known to
-    be reportable, `every` those of all arms and kinds. `others`: the other models that were asked the same, each with a
-    column `other_report(model)` and `other_truth(model)` in `trials`.
+    be reportable, `every` those of all arms and kinds. `others`: the other models that were asked the same, each with
+    columns `other_report(model)`, `other_truth(model)` and `other_trial(model)` in `trials`.
     """
 
     test: Test
@@ -188,11 +188,16 @@ def other_truth(model: str) -> str:
     return f"other_truth.{model}"
 
 
+def other_trial(model: str) -> str:
+    """The column of another model's trial on the same item."""
+    return f"other_trial.{model}"
+
+
 def _beside(test: Test, mine: pl.DataFrame, theirs: pl.DataFrame, model: str) -> pl.DataFrame:
-    """With another model's report and truth on the same item, part and repeat; null where it has none."""
+    """With another model's report, truth and trial on the same item, part and repeat; null where it has none."""
     on = ["item", "repeat", "arm", *PLACE, *(["part"] if test.parts else [])]
     report, truth = pl.col("report").mean().alias(other_report(model)), pl.col("truth").mean().alias(other_truth(model))
-    found = theirs.group_by(on).agg(report, truth)
+    found = theirs.group_by(on).agg(report, truth, pl.col("trial").min().alias(other_trial(model)))
     return mine.join(found, on=on, how="left", nulls_equal=True, maintain_order="left")
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from analysis.resample import areas, once
+from analysis.resample import areas, correlation, once
 from analysis.selfknowledge.ladder import Source, too_few
 from analysis.selfknowledge.measured import Block, other_report
 
@@ -55,22 +56,44 @@ def _measured(column: str, report: str) -> Source | None:
     return Source(name=name, rung=_RUNG[who], column=column, oriented=not same)
 
 
-def with_readers(trials: pl.DataFrame, said: pl.DataFrame) -> tuple[pl.DataFrame, list[Source]]:
-    """With a column a reader, at the layer and position whose area is largest on the dev trials: never on those that
-    are reported, where the best of 32 layers is .58 of nothing. `said`: as of `analysis.readers.activations.said`."""
-    mine = said.filter(pl.col("trial").is_in(trials["trial"].unique().implode()))
-    found = list[Source]()
-    for (reader,), rows in mine.group_by("reader", maintain_order=True):
-        best = _best(trials, rows)
-        if best is None:
-            continue
-        where, at = best
-        source = _reader(str(reader), where, at)
-        trials = trials.join(
-            at.select("trial", pl.col("score").alias(source.column)), on="trial", how="left", maintain_order="left"
-        )
-        found.append(source)
-    return trials, found
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """What a reader said at the place that was chosen: `scores` has columns trial, part where the truth is of parts,
+    and score. `dev`: what it was chosen by, None where there was no choice, or nothing to tell."""
+
+    source: Source
+    scores: pl.DataFrame
+    dev: float | None
+
+
+def readers(trials: pl.DataFrame, said: pl.DataFrame, *, weighed: bool = False) -> list[Reader]:
+    """Each reader at the layer and position whose area (`weighed`: whose correlation) is largest on the dev trials:
+    never on those that are reported, where the best of 32 layers is .58 of nothing. `said`: as of
+    `analysis.readers.activations.said`."""
+    found, keys = list[Reader](), _keys(trials)
+    tells = _dev_r if weighed else _dev_area
+    for (reader,), rows in said.group_by("reader", maintain_order=True):
+        places = [(where, at.unique(keys)) for where, at in rows.group_by("layer", "position", maintain_order=True)]
+        told = [tells(trials, keys, at) for _, at in places]
+        known = [number for number, value in enumerate(told) if value is not None]
+        if known or len(places) == 1:
+            best = max(known, key=lambda number: told[number] or 0.0, default=0)
+            where, at = places[best]
+            source = _reader(str(reader), where, at)
+            found.append(Reader(source=source, scores=at.select(*keys, "score"), dev=told[best]))
+    return found
+
+
+def _keys(trials: pl.DataFrame) -> list[str]:
+    return ["trial", "part"] if "part" in trials.columns else ["trial"]
+
+
+def with_scores(trials: pl.DataFrame, found: Sequence[Reader]) -> pl.DataFrame:
+    """With a column a reader."""
+    for each in found:
+        scores = each.scores.rename({"score": each.source.column})
+        trials = trials.join(scores, on=_keys(trials), how="left", maintain_order="left")
+    return trials
 
 
 def _rung(reader: str) -> str:
@@ -89,22 +112,21 @@ def _reader(reader: str, where: Sequence[object], at: pl.DataFrame) -> Source:
     )  # fmt: skip
 
 
-def _best(trials: pl.DataFrame, rows: pl.DataFrame) -> tuple[tuple[object, ...], pl.DataFrame] | None:
-    """Its only place, or that with the largest area on the dev trials; None where these cannot tell."""
-    places = list(rows.group_by("layer", "position", maintain_order=True))
-    if len(places) == 1:
-        return places[0][0], places[0][1].unique("trial")
-    dev = trials.filter(split="dev").select("trial", "truth", "cluster")
-    ranked = [(area, place) for place in places if (area := _dev_area(dev, place[1])) is not None]
-    if not ranked:
-        return None
-    place = max(ranked, key=lambda each: each[0])[1]
-    return place[0], place[1].unique("trial")
+def _dev(trials: pl.DataFrame, keys: Sequence[str], at: pl.DataFrame) -> pl.DataFrame:
+    dev = trials.filter(split="dev").select(*keys, "truth", "cluster")
+    return dev.join(at.select(*keys, "score"), on=list(keys)).drop_nulls().filter(pl.col("score").is_finite())
 
 
-def _dev_area(dev: pl.DataFrame, rows: pl.DataFrame) -> float | None:
-    both = dev.join(rows.select("trial", "score"), on="trial").drop_nulls()
+def _dev_area(trials: pl.DataFrame, keys: Sequence[str], at: pl.DataFrame) -> float | None:
+    both = _dev(trials, keys, at)
     truth, score = both["truth"].to_numpy(), both["score"].to_numpy()
-    if too_few(truth, both["cluster"].to_numpy()) or not np.isfinite(score).all():
+    if too_few(truth, both["cluster"].to_numpy()):
         return None
     return float(once(areas([score], truth), len(truth))[0])
+
+
+def _dev_r(trials: pl.DataFrame, keys: Sequence[str], at: pl.DataFrame) -> float | None:
+    both = _dev(trials, keys, at)
+    truth, score = both["truth"].to_numpy(), both["score"].to_numpy()
+    varies = both.height > 2 and np.ptp(truth) > 0 and np.ptp(score) > 0
+    return float(once(correlation(truth, score), both.height)[0]) if varies else None

@@ -117,7 +117,8 @@ def _owned(used: pl.DataFrame, unmoved: pl.DataFrame, rows: pl.DataFrame) -> Sen
 @dataclass(frozen=True, kw_only=True)
 class Curve:
     """P(same answer) against the share of steps shown (`early`, `filler`) or that come before a mistake, and the area
-    over it, AOC: 0 where the steps change nothing, 1 where every one does."""
+    between it and P(same answer) behind all steps as they are, AOC: 0 where the steps change nothing, 1 where every one
+    does. (Lanham 2023 draws answers and takes the area below 1; of probabilities that counts what is never sure.)"""
 
     edit: str
     kind: str
@@ -139,9 +140,9 @@ def curves(trials: pl.DataFrame, draws: int = DRAWS) -> list[Curve]:
 
 def _curve(edit: str, kind: str, rows: pl.DataFrame, draws: int) -> Curve:
     same, clusters = _on_grid(rows, edit), rows["cluster"].to_numpy()
-    over = 1 - np.asarray(np.trapezoid(same, FRACTIONS, axis=1))
+    over = _on_grid(rows, "early")[:, -1] - np.asarray(np.trapezoid(same, FRACTIONS, axis=1))
     return Curve(
-        edit=edit, kind=kind, aoc=mean_limits(over, clusters, draws, SHARE),
+        edit=edit, kind=kind, aoc=mean_limits(over, clusters, draws),
         same=tuple(mean_limits(each, clusters, draws, SHARE) for each in same.T),
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,26 +12,27 @@ import polars as pl
 import vl_convert
 
 from analysis.gather import Gathered
+from analysis.inference import Missing
 from analysis.load import Run, open_run
 from analysis.panels import Figure, paper, save
 from analysis.recompute import RUN
 from analysis.resample import SHARE, Limits
 from analysis.selfknowledge import figures as drawings
-from analysis.selfknowledge import scores, trends, words
+from analysis.selfknowledge import moved_figures, report_figures, scores, trends, words
 from analysis.selfknowledge.exam import Examined, examine
 from analysis.selfknowledge.faithfulness import mean_limits
 from analysis.selfknowledge.figures import ladder_table
 from analysis.selfknowledge.measured import PROTOCOLS
+from analysis.selfknowledge.tables import tables
 from analysis.selfknowledge.words import QUESTIONS, TITLES, VERDICTS
 from analysis.terms import ARM_LABELS
 from sweep.store import Store
 
 CODE = """\
-from analysis.load import open_run
-from analysis.selfknowledge.exam import examine
-from analysis.selfknowledge.section import figures
+from analysis.gather import gather
+from analysis.selfknowledge.section import examined, figures
 
-found = {{each.slug: each for each in examine(open_run({run!r}))}}[{slug!r}]
+found = {{each.slug: each for each in examined(gather({run!r}))}}[{slug!r}]
 print(found.verdict.kind, found.verdict.reason)
 table = {{each.name: each for each in figures(found)}}[{figure!r}].table
 """
@@ -38,7 +40,7 @@ table = {{each.name: each for each in figures(found)}}[{figure!r}].table
 
 def examined(run: Gathered) -> list[Examined]:
     """What a run says of self-knowledge; nothing, without another look at it, where no such test was run."""
-    return examine(open_run(run.path)) if run.cells["protocol"].is_in(PROTOCOLS).any() else []
+    return examine(open_run(run.path, without=run.unread)) if run.cells["protocol"].is_in(PROTOCOLS).any() else []
 
 
 def lines(found: Sequence[Examined]) -> list[str]:
@@ -50,7 +52,10 @@ def mirrored(run: Run) -> dict[str, dict[str, str]]:
     """For W&B: each model's figures as SVG, from the documents that a paper gets, by "self/<test>/<figure>"."""
     found: dict[str, dict[str, str]] = {}
     for each in examine(run):
-        drawn = {f"self/{each.slug}/{figure.name}": paper(figure) for figure in figures(each)}
+        far = run.standing.get((each.model, each.test.protocol))
+        so_far = f"{far.words}: " if far and far.words else ""
+        told = [replace(figure, title=so_far + figure.title) for figure in figures(each)]
+        drawn = {f"self/{each.slug}/{figure.name}": paper(figure) for figure in told}
         svgs = {name: vl_convert.vegalite_to_svg(document) for name, document in drawn.items()}
         found.setdefault(each.model, {}).update(svgs)
     return found
@@ -86,12 +91,28 @@ def _figures(found: Examined) -> Iterator[Figure]:
         yield drawings.gap_figure(found.verdict.field or found.ladders[0])
     if found.scores is not None:
         yield drawings.confidence_figure(scores.curve(found.block.trials, "report"), _delegated(found))
+    if found.influence is not None and not isinstance(found.influence, Missing):
+        yield report_figures.influence_figure(found.steps, found.ablated, found.influence.chance)
+    if found.weights is not None:
+        yield report_figures.weights_figure(found.weights)
+    if found.hints:
+        yield report_figures.hints_figure(found.hints)
+    if found.kinds and found.ladders:
+        yield report_figures.kinds_figure(found.ladders[0], found.kinds)
     if found.curves:
         yield drawings.steps_figure(found.curves)
     if found.bridges:
         yield drawings.bridge_figure(found.bridges)
-    if found.moved is not None and "column" in found.moved.columns:
-        yield drawings.moved_figure(found.moved, {"report": "the report, log-odds", "truth": "what is true"})
+    yield from _injected(found)
+
+
+def _injected(found: Examined) -> Iterator[Figure]:
+    if found.moved is not None and found.moved.height:
+        yield moved_figures.moved_figure(found.moved)
+    if found.follows is not None and found.follows.height and found.changes is not None:
+        yield moved_figures.follows_figure(found.follows, found.changes)
+    if found.crossed:
+        yield moved_figures.crossed_figure(found.crossed)
 
 
 def _delegated(found: Examined) -> list[tuple[float, Limits]]:
@@ -113,41 +134,28 @@ def _delegated(found: Examined) -> list[tuple[float, Limits]]:
 def parts(found: Sequence[Examined], drawn: Mapping[str, Sequence[Figure]]) -> list[dict[str, Any]]:
     """The blocks of each model."""
     models = dict.fromkeys(each.model for each in found)
+    asked = Counter((each.model, each.test.protocol) for each in found)
     return [
-        {"model": model, "blocks": [_view(each, drawn[each.slug]) for each in found if each.model == model]}
+        {
+            "model": model,
+            "blocks": [
+                _view(each, drawn[each.slug], several=asked[model, each.test.protocol] > 1)
+                for each in found
+                if each.model == model
+            ],
+        }
         for model in models
     ]
 
 
-def _view(found: Examined, drawn: Sequence[Figure]) -> dict[str, Any]:
-    ladder = (
-        pl.concat([ladder_table(each) for each in found.ladders], how="diagonal_relaxed") if found.ladders else None
-    )
-    wording = str(found.block.keys["prompt"])
+def _view(found: Examined, drawn: Sequence[Figure], *, several: bool) -> dict[str, Any]:
+    """`several`: the model was asked this in more than one wording, so that each is named."""
     return {
         "slug": found.slug, "title": TITLES[found.test.protocol], "question": QUESTIONS[found.test.protocol],
-        "apart": "" if wording == "plain" else wording, "kind": found.verdict.kind,
-        "text": VERDICTS[found.verdict.kind],
-        "reason": words.sentence(found.verdict.reason), "notes": words.notes(found), "figures": drawn,
-        "rows": [] if ladder is None else [_row(row) for row in ladder.iter_rows(named=True)],
+        "apart": str(found.block.keys["prompt"]) if several else "", "kind": found.verdict.kind,
+        "text": VERDICTS[found.verdict.kind], "reason": words.sentence(found.verdict.reason),
+        "notes": words.notes(found), "figures": drawn, "tables": tables(found),
     }  # fmt: skip
-
-
-def _row(row: Mapping[str, Any]) -> dict[str, str]:
-    costs = [] if row["forwards"] is None else [f"{row['forwards']:,} forwards"]
-    costs += [f"{row['parameters']:,} trained" for _ in [0] if row["parameters"]]
-    return {
-        "subset": row["subset"], "source": row["source"], "rung": row["rung"],
-        "auroc": row["missing"] or _told(row, "auroc", ".3f"), "gap": _told(row, "gap", "+.3f"),
-        "n": "–" if row["auroc_n"] is None else f"{row['auroc_n']:,}", "trials": f"{row['trials']:,}",
-        "best": "best observer" if row["best"] else "", "cost": ", ".join(costs),
-    }  # fmt: skip
-
-
-def _told(row: Mapping[str, Any], name: str, form: str) -> str:
-    if row[name] is None:
-        return "–"
-    return f"{row[name]:{form}} [{row[f'{name}_low']:{form}}, {row[f'{name}_high']:{form}}]"
 
 
 def cells(run: Gathered, found: Sequence[Examined]) -> dict[int, dict[str, Any]]:

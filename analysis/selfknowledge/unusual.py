@@ -1,4 +1,4 @@
-"""Unusual questions: is the report more than their length, does it hold kind by kind, and is it about words or insides?
+"""Unusual questions: is the report more than their length, and does it hold kind by kind?
 
 Scores of activations against unfamiliar text are largely scores of length (2605.00269), so everything is held against
 length here: within pairs of equal length, after regression on it, and beside length alone.
@@ -14,11 +14,9 @@ import polars as pl
 
 from analysis.detection import DRAWS
 from analysis.inference import Missing
-from analysis.rates import means
 from analysis.resample import SHARE, Limits, Weights, limits, once, rarer, resample
 from analysis.selfknowledge.faithfulness import area, mean_limits
-from analysis.selfknowledge.ladder import too_few
-from analysis.selfknowledge.measured import CONTROL, PLACE
+from analysis.selfknowledge.ladder import Ladder, Source, climb, too_few
 
 TPR = 0.95
 LENGTH = "base.length"
@@ -105,49 +103,12 @@ def _sizes(rows: pl.DataFrame) -> np.ndarray:
     return np.stack([np.ones(len(length)), length, np.log1p(length)], axis=1)
 
 
-# -- text x activation ------------------------------------------------------------------------------------------------
+# -- kind by kind -----------------------------------------------------------------------------------------------------
 
 
-def crossed(
-    every: pl.DataFrame, arm: str, layer: int, strength: float, draws: int = DRAWS
-) -> dict[str, Limits | Missing]:
-    """Means of the report where the words are ordinary or unusual, and the activations as they are or injected:
-    plain, text, activation, both; and `interaction`, what both do beyond the sum of each."""
-    real = every.filter(~pl.col("category").fill_null("").str.starts_with(CONTROL))
-    cell = (pl.col("arm") == arm) & (pl.col("layer") == layer) & (pl.col("strength") == strength)
-    rows = real.filter((pl.col("arm") == "none") | cell).drop_nulls(["truth", "report"])
-    place = (rows["truth"] > 0.5).cast(pl.Int8) + 2 * (rows["arm"] != "none").cast(pl.Int8)
-    masks = np.stack([(place == number).to_numpy() for number in range(4)])
-    if not masks.any(axis=1).all():
-        return {"interaction": Missing(reason="not all of the four combinations were asked; inject something as well")}
-    sums = np.concatenate([masks * rows["report"].to_numpy(), masks.astype(float)])
-
-    def of(weights: Weights) -> np.ndarray:
-        found = sums @ weights
-        means = np.divide(found[:4], found[4:], out=np.full(found[:4].shape, np.nan), where=found[4:] > 0)
-        return np.vstack([means, means[3] - means[2] - means[1] + means[0]])
-
-    n, clusters = rows["cluster"].n_unique(), rows["cluster"].to_numpy()
-    names = ("plain", "text", "activation", "both", "interaction")
-    drawn = resample(of, clusters, draws)
-    return {
-        name: limits(float(value), each, n, ends=None)
-        for name, value, each in zip(names, once(of, rows.height), drawn, strict=True)
-    }
-
-
-# -- what an injection moves ------------------------------------------------------------------------------------------
-
-
-def moved(every: pl.DataFrame, columns: Sequence[str] = ("report", "truth")) -> pl.DataFrame:
-    """Each arm and place less the uninjected trial of the same item, wording and repeat, for each column:
-    mean, low, high, n. A report that follows an injected state while the truth stays reads that state, and can be
-    fooled."""
-    on, frames = ["item", "prompt", "repeat"], list[pl.DataFrame]()
-    plain = every.filter(arm="none").select(*on, *(pl.col(name).alias(f"plain_{name}") for name in columns))
-    pairs = every.filter(pl.col("arm") != "none").join(plain, on=on)
-    for name in columns:
-        each = pairs.with_columns(value=pl.col(name) - pl.col(f"plain_{name}"))
-        found = means(each.lazy(), ("arm", *PLACE), "value")
-        frames.append(found.with_columns(column=pl.lit(name)))
-    return pl.concat(frames).sort("column", "arm", *PLACE)
+def by_kind(trials: pl.DataFrame, sources: Sequence[Source], draws: int = DRAWS) -> list[Ladder]:
+    """A ladder of each kind of unusual question, against all ordinary ones. What is learnt from labels (a probe) has to
+    have been learnt without the kind, or it has been told: see `readers.probes.rows`."""
+    plain, odd = (trials.filter((pl.col("truth") > 0.5) == which) for which in (False, True))
+    kinds = odd["category"].unique().drop_nulls().sort().to_list()
+    return [climb(pl.concat([plain, odd.filter(category=kind)]), sources, kind, draws) for kind in kinds]

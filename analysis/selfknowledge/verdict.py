@@ -16,10 +16,11 @@ import polars as pl
 
 from analysis.detection import DRAWS
 from analysis.inference import MARGIN, Missing
-from analysis.resample import FEWEST, SHARE, Limits
-from analysis.selfknowledge.faithfulness import Weights, area, mean_limits
+from analysis.resample import FEWEST, SHARE, Limits, rarer
+from analysis.selfknowledge.faithfulness import area, mean_limits
 from analysis.selfknowledge.ladder import OBSERVERS, Ladder, Source, against, climb
 from analysis.selfknowledge.measured import Block, contested
+from analysis.selfknowledge.weighing import Weights
 from sweep.power import area_items, gap_items
 
 Kind = Literal["knows", "no privileged access", "does not", "instrument uninformative", "undecided"]
@@ -42,11 +43,11 @@ class SelfVerdict:
     control: Limits | Missing
 
 
-def weigh(found: Weights, control: Limits | Missing) -> SelfVerdict:
-    """Of reported weights: what their correlation is beyond that of a guess about somebody else."""
-    stranger = "the same model about another"
-    kind, reason = decide(found.own, 0.0, {stranger: found.gap}, stranger, control)
-    return SelfVerdict(kind=kind, observer=stranger, reason=reason, whole=None, field=None, control=control)
+def weigh(block: Block, found: Weights, control: Limits | Missing) -> SelfVerdict:
+    """Of reported weights: what their correlation is beyond that of each observer's."""
+    kind, reason = decide(found.own, 0.0, found.gaps, found.best, control)
+    more = _alone(block) if kind == "knows" else ""
+    return SelfVerdict(kind=kind, observer=found.best, reason=reason + more, whole=None, field=None, control=control)
 
 
 def judge(block: Block, sources: Sequence[Source], draws: int = DRAWS) -> SelfVerdict:
@@ -65,11 +66,17 @@ def judge(block: Block, sources: Sequence[Source], draws: int = DRAWS) -> SelfVe
 
 
 def second(block: Block, whole: Ladder) -> str | None:
-    """The model whose report on itself tells most of this one, on the dev questions: two that know different things."""
+    """The model whose report on itself tells most of this one, on the dev questions: two that know different things.
+    First come those that differ from it both ways: where one of two is always right of itself, nothing can be told."""
     rungs = [rung for rung in whole.rungs if rung.source.rung == "second model" and rung.dev is not None]
     if not block.test.own or not rungs:
         return None
-    return max(rungs, key=lambda rung: rung.dev or 0.0).source.name
+    return max(rungs, key=lambda rung: (_both_ways(block, rung.source.name), rung.dev or 0.0)).source.name
+
+
+def _both_ways(block: Block, model: str) -> bool:
+    rows = contested(block.trials, model).filter(split="confirm")
+    return rarer(rows["truth"].to_numpy(), rows["cluster"].to_numpy()) >= FEWEST
 
 
 def positive_control(block: Block, draws: int = DRAWS) -> Limits | Missing:
@@ -123,7 +130,7 @@ def _beside(gaps: Gaps, best: str | None) -> tuple[Kind, str]:
     if isinstance(gap, Missing):
         return "undecided", f"it beats chance, but cannot be held against an observer: {gap.reason}"
     if gap.not_above():
-        return "no privileged access", f"it beats chance, and {best} tells as much: {_points(gap)}"
+        return "no privileged access", f"it beats chance, and {best} tells no less: {_points(gap)}"
     open_ = [name for name, each in gaps.items() if isinstance(each, Missing) or not each.above()]
     if not open_:
         return "knows", f"its report tells more of it than any observer; than the best, {best}: {_points(gap)}"
@@ -132,7 +139,7 @@ def _beside(gaps: Gaps, best: str | None) -> tuple[Kind, str]:
     if isinstance(told, Missing):
         return "undecided", f"it beats chance, but cannot be held against {name}: {told.reason}"
     if told.not_above():
-        why = f"{name}, which was not the best on the dev questions, tells as much"
+        why = f"{name}, which was not the best on the dev questions, tells no less"
         return "undecided", f"it beats chance, but {why}: {_points(told)}"
     return "undecided", f"it beats chance, but too few questions tell it from {name}: {_points(told)}"
 

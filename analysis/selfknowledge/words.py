@@ -9,7 +9,10 @@ from analysis.detection import DRAWS
 from analysis.inference import MARGIN, Missing
 from analysis.rates import LEVEL, Rate
 from analysis.resample import FEWEST, Limits
+from analysis.selfknowledge.ablation import RANDOM
 from analysis.selfknowledge.exam import Examined
+from analysis.selfknowledge.ladder import READERS
+from sweep.truths import unread
 
 TITLES = {
     "knowing": "Knowing whether it knows",
@@ -69,7 +72,7 @@ def rated(found: Rate) -> str:
 
 def notes(found: Examined) -> list[str]:
     """Each a sentence or two with its numbers."""
-    return [*_asked(found), *_read(found), *_confidence(found), *_detail(found)]
+    return [*_asked(found), *_looked(found), *_read(found), *_confidence(found), *_detail(found)]
 
 
 def _asked(found: Examined) -> Iterator[str]:
@@ -85,12 +88,23 @@ def _asked(found: Examined) -> Iterator[str]:
             "Intention to treat: trials whose letters hardly had any probability count."
         )
     if found.yes is not None and not isinstance(found.yes, Missing):
-        d, c = found.yes.d_prime, found.yes.criterion
+        (d, c), share = (found.yes.d_prime, found.yes.criterion), percent(found.yes.yes_rate)
         yield (
-            f"Read as yes or no: d′ = {d.value:.2f} [{d.low:.2f}, {d.high:.2f}], criterion {c.value:.2f} "
-            f"[{c.low:.2f}, {c.high:.2f}], {percent(found.yes.yes_rate)} % yes. Sensitivity and criterion are two "
-            f"things."
+            f"Read as yes or no: d′ = {d.value:.2f} [{', '.join(d.span())}], criterion {c.value:.2f} "
+            f"[{', '.join(c.span())}], {share} % yes. Sensitivity and criterion are two things."
         )
+
+
+def _looked(found: Examined) -> Iterator[str]:
+    """Readers that are not there, and why: silence would read as if they had found nothing."""
+    there = [rung for ladder in found.ladders[:1] for rung in ladder.rungs if rung.source.rung in READERS]
+    if not there and not (found.weights is not None and found.weights.readers):
+        yield (
+            "No reader of activations looked at these trials: put `states = true` into this experiment of the spec, "
+            "then sweep run SPEC, sweep read RUN."
+        )
+    if why := unread("any other", found.test.protocol):
+        yield f"Patchscopes, oracles, detectors, perplexity and the read-head are no readers of this test: {why}."
 
 
 def _read(found: Examined) -> Iterator[str]:
@@ -100,8 +114,16 @@ def _read(found: Examined) -> Iterator[str]:
         r = found.recovery
         told = f"Recovery R = {r.value:.2f} [{r.low:.2f}, {r.high:.2f}]"
         yield f"{told}: the share of what {r.reader} reads that the report says."
-    if found.premium is not None:
-        yield f"Where two models differ, the reader has {ranged(found.premium, '+.2f')} over the other model's report."
+    if isinstance(found.premium, Missing):
+        yield f"Premium of access: {found.premium.reason}."
+    elif found.premium is not None:
+        p = found.premium
+        yield (
+            f"Premium of access: on {p.trials} confirm questions on which it and {p.model} differ, a probe of its own "
+            f"states before the answer (layer {p.layers[0]}) has an area of {ranged(p.own)}, the same probe of "
+            f"{p.model}'s states (layer {p.layers[1]}) of {ranged(p.other)}: {ranged(p.gap, '+.2f')} over that, or "
+            "over 1/2 where that is less."
+        )
 
 
 def _confidence(found: Examined) -> Iterator[str]:
@@ -136,22 +158,15 @@ def _confidence(found: Examined) -> Iterator[str]:
 
 def _detail(found: Examined) -> Iterator[str]:
     yield from _influence(found)
-    if found.weights is not None and not isinstance(found.weights, Missing):
+    yield from _ablated(found)
+    if found.weights is not None:
         w = found.weights
         yield (
-            f"Reported on measured weights: r = {ranged(w.own)}, slope {ranged(w.slope)}; of a guess about somebody "
-            f"else r = "
-            f"{ranged(w.stranger)}; {w.unread} reports could not be read."
+            f"Reported on measured weights: r = {ranged(w.own)}, slope {ranged(w.slope)}; {w.unread} reports could not "
+            "be read, and are in no number."
         )
-    for h in found.hints:
-        owed = "undefined" if h.normalised is None else f"{h.normalised:.2f}"
-        why = " (alpha is not above 0: dropped)" if h.dropped else ""
-        yield (
-            f"Hints, {h.kind}: p = {h.p:.2f}, q = {h.q:.2f}, excess switch {ranged(h.excess, '+.2f')}; owns up to "
-            f"{rated(h.raw)}; normalised {owed}{why}; false acknowledgement {rated(h.false_unmoved)} where the hint "
-            f"moved "
-            f"nothing, {rated(h.false_unhinted)} where there was none."
-        )
+    if found.hints and (dropped := [h.kind for h in found.hints if h.dropped]):
+        yield f"Dropped from what is normalised, because noise alone moves answers as much: {', '.join(dropped)}."
     for curve in found.curves:
         if curve.kind == "all":
             yield f"Area over the curve ({curve.edit}): {ranged(curve.aoc)}; 0 is decoration."
@@ -191,6 +206,13 @@ def _influence(found: Examined) -> Iterator[str]:
         f"Flips: area {ranged(i.flips)}, owned up to {rated(i.named)}; {i.unmoved} questions where nothing flips say "
         f"nothing."
     )
+
+
+def _ablated(found: Examined) -> Iterator[str]:
+    """What a named part is worth beyond one at random."""
+    told = [f"{each.who} {ranged(each.gap, '+.2f')}" for each in found.ablated if each.who != RANDOM]
+    if told:
+        yield f"What leaving out the part that is named does beyond leaving out one at random: {'; '.join(told)}."
 
 
 # -- methods ----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from sweep.grading.stage import committed_outcomes
 from sweep.plan import parse_shard, trials_of
 from sweep.store import Record, Store
 from sweep.trial import Model, Outcome
-from sweep.truths import TRUTHS, Truth
+from sweep.truths import TRUTHS, Truth, unread
 
 LOADED = ("lens", "perplexity", "patchscopes")
 ORACLE = "oracle:"  # and the folder of an adapter
@@ -37,12 +37,14 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """One trial, and its state at one position and layer, float32 [hidden]; both None where no layer is looked at."""
+    """One trial, or a part of it, and its state at one position and layer, float32 [hidden]; these None where no layer
+    is looked at."""
 
     outcome: Outcome
     position: str | None
     layer: int | None
     state: np.ndarray | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,15 +83,16 @@ class Shard:
         return pq.ParquetFile(io.BytesIO(self.data))
 
     def seen(self, positions: Sequence[str], layers: Sequence[int] | None = None) -> Iterator[list[Seen]]:
-        """Column by column, at these positions where they were kept."""
-        there, by_id = states.columns(self._file.schema_arrow), {each.trial.id: each for each in self.outcomes}
-        for position in positions:
-            for layer in there.get(position, ()):
+        """Column by column, at these positions where they were kept, of every part that is kept there."""
+        by_id = {each.trial.id: each for each in self.outcomes}
+        for name, there in states.columns(self._file.schema_arrow).items():
+            position, _, part = name.partition("#")
+            for layer in there if position in positions else ():
                 if layers is None or layer in layers:
-                    groups = states.groups(self._file, states.column(position, layer))
+                    groups = states.groups(self._file, states.column(name, layer))
                     pairs = (pair for trials, found in groups for pair in zip(trials, found, strict=True))
                     yield [
-                        Seen(outcome=by_id[trial], position=position, layer=layer, state=state)
+                        Seen(outcome=by_id[trial], position=position, layer=layer, state=state, part=part or None)
                         for trial, state in pairs
                         if trial in by_id
                     ]
@@ -133,7 +136,11 @@ def read(files: Store, reader: str, model: str, tell: Callable[[int, int], None]
 def _todo(files: Store, name: str, model: str) -> list[tuple[Block, str, Record]]:
     blocks = {block.key: block for block in plan.load(files).blocks}
     read = store.committed(files, readers.stage(name))
-    mine = {key for key, block in blocks.items() if block.model.name == model and block.protocol in TRUTHS}
+    mine = {
+        key
+        for key, block in blocks.items()
+        if block.model.name == model and block.protocol in TRUTHS and unread(name, block.protocol) is None
+    }
     return [
         (blocks[parse_shard(shard)[0]], shard, record)
         for shard, record in store.records(files, "trials").items()
@@ -152,6 +159,7 @@ def _one(files: Store, name: str, reader: Reader, block: Block, shard: str, kept
         "model": [block.model.name] * many,
         "protocol": [block.protocol] * many,
         "trial": [each.seen.outcome.trial.id for each in verdicts],
+        "part": [each.seen.part for each in verdicts],
         "layer": [each.seen.layer for each in verdicts],
         "position": [each.seen.position for each in verdicts],
         "score": [each.score for each in verdicts],

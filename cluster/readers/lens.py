@@ -20,6 +20,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from cluster.model import Loaded, load
 from cluster.readers import Seen, Shard, Unreadable, Verdict
 from sweep.trial import Model, Outcome
+from sweep.truths import Truth
 
 NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f")  # where families keep it, beside the blocks
 BEFORE = "question"  # the position that the answer follows
@@ -51,8 +52,8 @@ class Lens:
 
     def read(self, shard: Shard) -> Iterator[Verdict]:
         """As "lens" the log-probability (nats) of what is asked about, as "lens-rank" minus its rank's logarithm."""
-        targets = {each.trial.id: target(each, self._loaded.tokenizer, shard.truth.sure) for each in shard.outcomes}
-        for column in shard.seen((BEFORE,)):
+        targets = {each.trial.id: target(each, self._loaded.tokenizer, shard.truth) for each in shard.outcomes}
+        for column in shard.seen((shard.truth.parts or BEFORE,)):
             for start in range(0, len(column), ROWS):
                 yield from self._rows(column[start : start + ROWS], targets)
 
@@ -108,17 +109,21 @@ class Target:
         return self.sign * (float(logs[self.token]) - against)
 
 
-def target(outcome: Outcome, tokenizer: PreTrainedTokenizerBase, sure: int) -> Target | None:
+def target(outcome: Outcome, tokenizer: PreTrainedTokenizerBase, truth: Truth) -> Target | None:
     """Where the truth is a word that the model thinks of, that word: a patched bridge against its own, a hint's letter.
-    Else the first token of its answer; None where it said nothing, or both words begin alike."""
-    answer, question = next(iter(outcome.replies.values())), outcome.trial.question
+    Else the first token of its answer, or the option that is likeliest; None where it said nothing, or both words begin
+    alike."""
+    answer, question = outcome.replies[truth.answer], outcome.trial.question
     parts = {} if question is None else dict(question.parts)
     if {"bridge", "other_bridge"} <= parts.keys():
         other, own = (first_token(tokenizer, answer.rendered, parts[name]) for name in ("other_bridge", "bridge"))
         return None if other == own else Target(token=other, sign=1, against=own)
     if "target" in parts:
         return Target(token=first_token(tokenizer, answer.rendered, parts["target"]), sign=1)
-    return Target(token=answer.token_ids[0], sign=sure) if answer.token_ids else None
+    if answer.token_ids:
+        return Target(token=answer.token_ids[0], sign=truth.sure)
+    letter = max(answer.options, key=answer.options.__getitem__, default=None)
+    return None if letter is None else Target(token=first_token(tokenizer, answer.rendered, letter), sign=truth.sure)
 
 
 def first_token(tokenizer: PreTrainedTokenizerBase, rendered: str, text: str) -> int:

@@ -20,7 +20,7 @@ def _facts(column: Column) -> dict[str, Any]:
     """`null` None: it is never null."""
     return {
         "name": column.name,
-        "type": str(column.kind) if column.name != "replies" else "list<the table replies>",
+        "type": column.type,
         "meaning": column.meaning,
         "unit": column.unit,
         "null": column.null,

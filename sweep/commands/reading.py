@@ -12,7 +12,7 @@ from sweep.place import Place
 from sweep.plan import load
 from sweep.spec import nearest
 from sweep.store import Record, Store
-from sweep.truths import TRUTHS
+from sweep.truths import TRUTHS, unread
 
 FITTED = ("probe", "ridge", "mass-mean", "read-head", "cosine", "knn", "mahalanobis", "relative-mahalanobis", "length")
 LOADED = ("lens", "perplexity", "patchscopes")
@@ -56,11 +56,24 @@ def read(run: Place, names: Sequence[str], readers: Readers) -> Report:
 
 
 def heads(run: Place, text: str, ask: Callable[[Store, str], Sequence[Record]]) -> Report:
-    """A question to each model that has a read-head: its answer, and what its heads say."""
+    """A question to each model that has a read-head: its answer, and what its heads say. Raises CommandError where no
+    head of the run can be asked a mere text."""
     found = ask(existing(run), text)
     if not found:
         raise CommandError(f"{run} has no read-head yet: sweep read {run} --reader read-head")
-    lines = [f"{each['model']}: {each['answer']}\n  {each['protocol']}: {each['words']}" for each in found]
+    lines = [
+        f"{each['model']}, {each['protocol']}: {each['missing']}"
+        if "missing" in each
+        else f"{each['model']}: {each['answer']}\n  {each['protocol']}: {each['words']}"
+        for each in found
+    ]
+    if all("missing" in each for each in found):
+        able = ", ".join(name for name, truth in TRUTHS.items() if truth.alone)
+        told = "\n  ".join(lines)
+        raise CommandError(
+            f"no read-head of {run} can be asked this:\n  {told}\nPut `states = true` into an experiment of {able} with"
+            f" a model that has weights, then: sweep run SPEC, sweep read {run} --reader read-head, and ask again"
+        )
     return Report(data={"run": str(run), "heads": found}, lines=lines)
 
 
@@ -89,9 +102,11 @@ def _fit(files: Store, wanted: Sequence[str], kept: Sequence[Test], readers: Rea
 def _load(files: Store, wanted: Sequence[str], kept: Sequence[Test], readers: Readers, tell: Tell) -> Iterator[Record]:
     for name in (name for name in wanted if name not in FITTED):
         for model in dict.fromkeys(model for _, model in kept):
-            read = readers.load(files, name, model, _shards(name, tell))
-            for protocol in (protocol for protocol, other in kept if other == model):
-                found = {"missing": read} if isinstance(read, str) else {"shards": read.get(protocol, 0)}
+            why = {protocol: unread(name, protocol) for protocol, other in kept if other == model}
+            read = {} if all(why.values()) else readers.load(files, name, model, _shards(name, tell))
+            for protocol, lacking in why.items():
+                told = lacking or (read if isinstance(read, str) else read.get(protocol, 0))
+                found = {"missing" if isinstance(told, str) else "shards": told}
                 yield {"protocol": protocol, "model": model, "reader": name, **found}
 
 
@@ -121,7 +136,8 @@ def _said(found: Record) -> str:
     area = found["confirm"]
     if "reason" in area:
         return area["reason"]
-    said = f"AUROC {area['value']:.2f} ({area['low']:.2f} to {area['high']:.2f}) on {area['n']} questions to confirm"
+    told = f"{area['value']:.2f} ({area['low']:.2f} to {area['high']:.2f})"
+    said = f"{area['measure']} {told} on {area['n']} questions to confirm"
     if chosen := found.get("chosen"):
         said += f", at {chosen['position']} of layer {chosen['layer']}, chosen on the others"
     if shuffled := found.get("shuffled"):

@@ -61,6 +61,22 @@ def reply(mind: Mind, call: Call, hit: Hit) -> Said | None:
     return None if found is None else _of_things(mind, call, Things.of(found), hit)
 
 
+def holds(mind: Mind, call: Call) -> Mapping[str, float]:
+    """What can be read of each part of a call's first turn, by its text: 1 of the statement without which most would be
+    otherwise, else -1; half of what a property weighs."""
+    first = call.messages[0].text
+    if _STATEMENT.search(first) and _OPTION.search(first):
+        shown = _shown(first)
+        effects = {f"[{number}] {said}": _effect(mind, shown, number) for number, said in shown.statements.items()}
+        most = max(effects.values())
+        return {text: 1.0 if effect == most else -1.0 for text, effect in effects.items()}
+    if (found := _THINGS.search(first)) is None:
+        return {}
+    things = Things.of(found)
+    parts = [each[0].strip() for each in _PROPERTY.finditer(found["all"])]
+    return dict(zip(parts, (each / 2 for each in things.weights(mind, Hit())), strict=True))
+
+
 def _of_people(call: Call) -> bool:
     return _PEOPLE.search(call.messages[-1].text) is not None and _SOMEBODY.search(call.messages[-1].text) is None
 

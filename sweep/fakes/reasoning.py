@@ -67,6 +67,18 @@ def reply(mind: Mind, call: Call, hit: Hit) -> Said | None:
     return Said(text=f"{aloud}({LETTERS[place]})", options=_spread(question, place))
 
 
+def holds(mind: Mind, call: Call) -> bool | None:
+    """What can be read of a call about hints or steps: whether the hint moved it, or whether it hangs on its steps."""
+    question = _question(call)
+    if question is None or any(name == "bridge" for name, _ in question.parts):
+        return None
+    if not _hinted(question):
+        return _by_steps(mind, call, question) != _at_a_glance(mind, question)
+    shown = call.messages[0].text
+    place = _by_hint(mind, shown, question)
+    return _own(mind, question) != place and _target(_hint_of(shown, question)) == LETTERS[place]
+
+
 @cache
 def _known() -> dict[str, Question]:
     return {question.text: question for name in SETS for question in questions.load(name)}

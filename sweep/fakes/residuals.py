@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.engine import Call, Reading
-from sweep.fakes import knowers
+from sweep.fakes import influence, knowers, reasoning
 from sweep.fakes.subjects import digest, thought
 from sweep.trial import Direction, Directions, Injection, Template
 
 HIDDEN = 16
+HELD = 1.5  # how far what is held stands out, of a Gaussian of 1
 LENGTH = math.sqrt(HIDDEN)  # about ||h||, everywhere
 
 
@@ -42,7 +43,7 @@ def residual_stream(mind: knowers.Mind, call: Call, fed: Fed, directions: Direct
     """float64 [positions, layers, hidden], after any injection."""
     h = np.stack([gaussian(call.template, fed.text[:end], layers) for end in fed.ends]).astype(np.float64)
     asked = {direction: directions(direction) for reading in call.readings for direction in reading.directions}
-    h += _known(mind, call, layers)
+    h += _known(mind, call, fed, layers)
     h[fed.answer :] += _thoughts(mind.subject, call, asked, layers)
     moved = h.copy()
     for injection, span in zip(call.injections, fed.spans, strict=True):
@@ -51,11 +52,17 @@ def residual_stream(mind: knowers.Mind, call: Call, fed: Fed, directions: Direct
     return moved
 
 
-def _known(mind: knowers.Mind, call: Call, layers: int) -> np.ndarray:
-    """[layers, hidden]: what a knower holds of the question, along one axis of the middle layers."""
-    held = np.zeros((layers, HIDDEN))
+def _known(mind: knowers.Mind, call: Call, fed: Fed, layers: int) -> np.ndarray:
+    """[positions, layers, hidden]: what a knower holds along one axis of the middle layers: of the question, and in a
+    part of it of that part."""
+    held = np.zeros((len(fed.ends), layers, HIDDEN))
     if mind.subject in knowers.KNOWERS:
-        held[3 * layers // 8 : 5 * layers // 8 + 1, 0] = 1.5 if knowers.holds(mind, call) else -1.5
+        middle, ends = slice(3 * layers // 8, 5 * layers // 8 + 1), np.array(fed.ends)
+        own = reasoning.holds(mind, call)
+        held[:, middle, 0] = HELD if (knowers.holds(mind, call) if own is None else own) else -HELD
+        for part, value in influence.holds(mind, call).items():
+            start = fed.text.find(part)
+            held[(ends > start) & (ends <= start + len(part)) & (start >= 0), middle, 0] = HELD * value
     return held
 
 

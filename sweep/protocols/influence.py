@@ -13,6 +13,8 @@ truth.flip#j     1 if without it another option is the likeliest; all 0 where no
 Reports: which statement changed the answer most (which#j), and for each whether the letter would be another without it
 (absent#j). swap.which#j: the same, after another answer was put in the model's mouth; a report that follows it re-reads
 what was said. others.which#j: asked before any answer, what would move most people.
+
+Hidden states are kept at each statement's last token ("cue#j"), which nothing behind the statement has reached.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ async def run(trial: Trial, subject: Subject) -> Outcome:
         f"truth.filler#{j}": distance(full, each) for j, each in enumerate(filled, 1)
     }
     letter, second = (LETTERS[place] for place in sorted(range(len(full)), key=full.__getitem__, reverse=True)[:2])
-    await asyncio.gather(_reports(interview, asked, letter, second), interview.read_states(asked))
+    said = {f"cue#{j}": _line(j, cue) for j, cue in enumerate(cues, 1)}
+    await asyncio.gather(_reports(interview, asked, letter, second), interview.read_states(asked, parts=said))
     return interview.outcome()
 
 
@@ -71,8 +74,12 @@ def statements(question: Question, repeat: int) -> tuple[list[str], list[str]]:
 
 def _asked(interview: Interview, lines: Sequence[str | None]) -> list[Message]:
     """The numbers stay as they are where a statement is left out, so that nothing else changes."""
-    listed = "\n".join(f"[{j}] {line}" for j, line in enumerate(lines, 1) if line is not None)
+    listed = "\n".join(_line(j, line) for j, line in enumerate(lines, 1) if line is not None)
     return list(interview.opening({"statements": listed}))
+
+
+def _line(j: int, text: str) -> str:
+    return f"[{j}] {text}"
 
 
 def _left_out(cues: Sequence[str]) -> Iterator[list[str | None]]:

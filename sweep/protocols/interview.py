@@ -160,15 +160,21 @@ class Interview:
 
     # -- what readers look at
 
-    async def read_states(self, messages: Sequence[Message], answer: Reply | None = None) -> None:
-        """Keep the residual stream, where the trial asks for it: at the prompt's last token ("question"), and of an
-        answer at its last token ("answer") and at the one behind it ("after"), where the model's turn ends."""
+    async def read_states(
+        self, messages: Sequence[Message], answer: Reply | None = None, parts: Mapping[str, str] = NOTHING
+    ) -> None:
+        """Keep the residual stream, where the trial asks for it: at the prompt's last token ("question"), there too of
+        each of the `parts` of its last turn, by name, at the part's last token; and of an answer at its last token
+        ("answer") and at the one behind it ("after"), where the model's turn ends."""
         if not self.trial.states:
             return
-        last = len(messages) - 1
-        before = Span(start=Anchor(turn=last, char=max(0, len(messages[-1].text) - 1)), stop="prompt_end")
-        asked = await self.say(messages, readings=[Reading(span=before, keep=-1)], max_tokens=0)
-        self.states["question"] = asked.readings[0][0]
+        last, text = len(messages) - 1, messages[-1].text
+        before = Span(start=Anchor(turn=last, char=max(0, len(text) - 1)), stop="prompt_end")
+        ends = {name: text.index(part) + len(part) for name, part in parts.items()}
+        inside = [Span(start=Anchor(turn=last, char=c - 1), stop=Anchor(turn=last, char=c)) for c in ends.values()]
+        readings = [Reading(span=each, keep=-1) for each in (before, *inside)]
+        asked = await self.say(messages, readings=readings, max_tokens=0)
+        self.states |= {name: read[0] for name, read in zip(("question", *ends), asked.readings, strict=True)}
         if answer is None or not answer.text:
             return
         said = [*messages, spoken(answer), user("?")]

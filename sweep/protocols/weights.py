@@ -10,6 +10,9 @@ truth.more#kl     |weight k| - |weight l|
 self.weight#k     as reported, from -1 to 1, of a JSON object with the five properties and nothing else; null where the
                   report cannot be read so, never what could be made of it. Also of a stranger, and of most people.
 self.more#kl      log-odds that property k mattered more than l
+
+Hidden states are kept at the last token of each property where the properties are listed ("property#k"), before any
+pair of things is.
 """
 
 from __future__ import annotations
@@ -47,6 +50,10 @@ class Property:
     def said(self, value: str) -> str:
         return f"{self.name} {value} {self.unit}".rstrip()
 
+    @property
+    def ranged(self) -> str:
+        return self.said(f"({self.low} to {self.high})")
+
 
 async def run(trial: Trial, subject: Subject) -> Outcome:
     interview = Interview(trial, subject)
@@ -64,7 +71,7 @@ async def run(trial: Trial, subject: Subject) -> Outcome:
     await asyncio.gather(
         *(_reported(interview, channel, asked[0], letter, known) for channel in CHANNELS),
         *(_compared(interview, one, other, asked[0], letter, known) for one, other in _two(len(known))),
-        interview.read_states(asked[0]),
+        interview.read_states(asked[0], parts={f"property#{k}": each.ranged for k, each in enumerate(known, 1)}),
     )
     return interview.outcome()
 
@@ -89,7 +96,7 @@ def _asked(interview: Interview, known: Sequence[Property], number: int) -> list
         )
         for side in "ab"
     }
-    listed = ", ".join(each.said(f"({each.low} to {each.high})") for each in known)
+    listed = ", ".join(each.ranged for each in known)
     return list(interview.opening({"properties": listed, **sides}))
 
 

@@ -1,0 +1,100 @@
+"""Reported weights against those that the choices have, beside what observers say of them.
+
+Weights are numbers, so that there is a correlation and no area. Observers are the same model asked about somebody else,
+or about people in general, and every other model that was asked the same: what it reports of its own weights, held
+against those of this one. Which is the best is read off the dev scenarios; all numbers are about the confirm ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from analysis.detection import DRAWS
+from analysis.inference import Missing
+from analysis.resample import Limits, correlation, limits, once, resample
+from analysis.selfknowledge.faithfulness import related
+from analysis.selfknowledge.ladder import Source
+from analysis.selfknowledge.measured import other_report
+
+OWN = "self.weight"
+ASKED = {"same model about another": "stranger.weight", "people in general": "others.weight"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observer:
+    """`r` of what it says with this model's weights; `gap`: the model's own r less that, resampled together where both
+    said something. `dev`: r on the dev scenarios, by which the best is chosen; None where there is none."""
+
+    name: str
+    r: Limits | Missing
+    gap: Limits | Missing
+    dev: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Reported weights against those that the choices have: r and slope over properties. `best`: the name of the best
+    observer, None without one. `readers`: what activations tell, which is no observer's. `unread` counts reports that
+    could not be read, which are in no number."""
+
+    own: Limits | Missing
+    slope: Limits | Missing
+    observers: tuple[Observer, ...]
+    readers: tuple[Observer, ...]
+    best: str | None
+    unread: int
+
+    @property
+    def gaps(self) -> dict[str, Limits | Missing]:
+        return {each.name: each.gap for each in self.observers}
+
+
+def weights(
+    parts: pl.DataFrame, models: Sequence[str] = (), readers: Sequence[Source] = (), draws: int = DRAWS
+) -> Weights:
+    """`parts`: rows a property, with split, truth.weight, self.weight, what strangers and people were said to weigh, a
+    column `other_report(model)` for each of `models`, and the readers' columns."""
+    dev, confirm = (parts.drop_nulls("truth.weight").filter(split=split) for split in ("dev", "confirm"))
+    own, slope = _weighed(confirm, OWN, draws)
+
+    def those(asked: Mapping[str, str]) -> tuple[Observer, ...]:
+        there = {name: at for name, at in asked.items() if at in confirm.columns and confirm[at].count()}
+        return tuple(
+            Observer(name=name, r=_weighed(confirm, at, draws)[0], gap=_gap(confirm, at, draws), dev=_r(dev, at))
+            for name, at in there.items()
+        )
+
+    found = those({**ASKED, **{model: other_report(model) for model in models}})
+    known = [each for each in found if each.dev is not None]
+    best = max(known, key=lambda each: each.dev or 0.0, default=None)
+    return Weights(
+        own=own, slope=slope, observers=found, readers=those({each.name: each.column for each in readers}),
+        best=None if best is None else best.name, unread=confirm[OWN].null_count(),
+    )  # fmt: skip
+
+
+def _weighed(rows: pl.DataFrame, column: str, draws: int) -> tuple[Limits | Missing, Limits | Missing]:
+    x, y = (rows[name].fill_null(np.nan).to_numpy() for name in ("truth.weight", column))
+    return related(x, y, rows["cluster"].to_numpy(), draws)
+
+
+def _r(rows: pl.DataFrame, column: str) -> float | None:
+    known = rows.drop_nulls(column)
+    x, y = (known[name].to_numpy() for name in ("truth.weight", column))
+    return float(np.corrcoef(x, y)[0, 1]) if known.height > 2 and np.ptp(x) > 0 and np.ptp(y) > 0 else None
+
+
+def _gap(rows: pl.DataFrame, column: str, draws: int) -> Limits | Missing:
+    both = rows.drop_nulls([OWN, column])
+    n, clusters = both["cluster"].n_unique(), both["cluster"].to_numpy()
+    truth, *reports = (both[name].to_numpy() for name in ("truth.weight", OWN, column))
+    if n < 3 or any(np.ptp(each) == 0 for each in (truth, *reports)):
+        return Missing(reason=f"no correlation to compare: {n} scenarios, or a side that does not vary")
+    each = [correlation(truth, report) for report in reports]
+    value = once(each[0], both.height)[0] - once(each[1], both.height)[0]
+    drawn = resample(each[0], clusters, draws)[0] - resample(each[1], clusters, draws)[0]  # the same resamples
+    return limits(float(value), drawn, n, ends=(-2.0, 2.0))
