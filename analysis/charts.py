@@ -7,6 +7,7 @@ without trials is an empty dashed frame, not a zero. Texts that a page colours b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import altair as alt
@@ -72,6 +73,13 @@ def heat_map(section: Section, measure: str, arm: str) -> Spec:
     marks = _marks(section) if (measure, arm) == (section.main[0], "concept") else {}
     rows = [_marked(row, marks) for row in _whole_grid(section, measure, arm).iter_rows(named=True)]
     height = 26 if len(section.layers) <= 16 else 15
+    words = f"{label(measure)}, {ARM_LABELS.get(arm, arm)}: percent by layer and strength"
+    return _over(_map_layers(11 if height > 20 else 9), rows, height * len(section.layers), words)
+
+
+@cache
+def _map_layers(size: int) -> tuple[Spec, ...]:
+    """Of every map the same, with numbers of a `size`; to make them takes Altair longer than all the rest."""
     base = alt.Chart().encode(
         x=alt.X("dose:O", title="strength", scale=GAP, axis=alt.Axis(labelAngle=0, format="~g", ticks=False)),
         y=alt.Y("layer:O", title="layer", sort="descending", scale=GAP, axis=alt.Axis(ticks=False)),
@@ -81,11 +89,10 @@ def heat_map(section: Section, measure: str, arm: str) -> Spec:
     cells = filled.mark_rect(cornerRadius=2, cursor="pointer").encode(color=heat_colour())
     gaps = empty.mark_rect(fillOpacity=0, stroke="#8d949c", strokeDash=[2, 3], strokeOpacity=0.6, cornerRadius=2)
     ink = alt.condition("datum.rate > 0.5", alt.value("#ffffff"), alt.value("#16242f"))
-    numbers = filled.mark_text(fontSize=11 if height > 20 else 9, cursor="pointer").encode(text="inside:N", color=ink)
+    numbers = filled.mark_text(fontSize=size, cursor="pointer").encode(text="inside:N", color=ink)
     declared = base.transform_filter("datum.declared")
     frame = declared.mark_rect(fillOpacity=0, stroke="#d98a00", strokeWidth=2.5, cornerRadius=2, cursor="pointer")
-    words = f"{label(measure)}, {ARM_LABELS.get(arm, arm)}: percent by layer and strength"
-    return _layered([gaps, cells, frame, numbers], rows, height * len(section.layers), words)
+    return _specs([gaps, cells, frame, numbers])
 
 
 def _marks(section: Section) -> dict[tuple[int, float], str]:
@@ -110,9 +117,16 @@ def _marked(row: Mapping[str, Any], marks: Mapping[tuple[int, float], str]) -> S
 
 def _layered(layers: Sequence[alt.Chart], rows: Sequence[Spec], height: int, words: str) -> Spec:
     """Layers over one inline data set, put in last because Altair copies and checks data at every step."""
-    drawn = [_bare(layer.to_dict(validate=False)) for layer in layers]
+    return _over(_specs(layers), rows, height, words)
+
+
+def _specs(layers: Sequence[alt.Chart]) -> tuple[Spec, ...]:
+    return tuple(_bare(layer.to_dict(validate=False)) for layer in layers)
+
+
+def _over(layers: Sequence[Spec], rows: Sequence[Spec], height: int, words: str) -> Spec:
     head = {"$schema": alt.SCHEMA_URL, "description": words, "height": height}
-    return {**head, "data": {"values": list(rows)}, "layer": drawn}
+    return {**head, "data": {"values": list(rows)}, "layer": list(layers)}
 
 
 def _bare(layer: Spec) -> Spec:
@@ -139,16 +153,17 @@ def _whole_grid(section: Section, measure: str, arm: str) -> pl.DataFrame:
 def arms_chart(section: Section, measure: str) -> Spec:
     """Point and interval an arm, at the declared cell; without one only the uninjected arm has a single rate."""
     rows = [_shown(row) for row in _at_declared(section, measure).iter_rows(named=True)]
-    names = [ARM_LABELS[arm] for arm in _present(rows)]
+    arms = _present(rows)
+    names = [ARM_LABELS[arm] for arm in arms]
     axis = alt.Axis(labelLimit=150, grid=False, ticks=False, labelPadding=10)
     base = alt.Chart().encode(
         y=alt.Y("label:N", sort=names, title=None, axis=axis),
-        color=_arm_colour(rows, legend=None),
+        color=_arm_colour(arms, legend=None),
         tooltip=_tooltip(["label:N"]),
     )
     bars = base.mark_rule(strokeWidth=2.5).encode(x=alt.X("low:Q", scale=WHOLE, axis=PERCENT, title=None), x2="high:Q")
     dots = base.mark_point(filled=True, size=90, opacity=1, cursor="pointer").encode(
-        x=alt.X("rate:Q", scale=WHOLE), shape=_arm_shape(rows)
+        x=alt.X("rate:Q", scale=WHOLE), shape=_arm_shape(arms)
     )
     text = base.mark_text(dy=-11, fontSize=11).encode(x=alt.X("rate:Q", scale=WHOLE), text="percent:N")
     layers = [bars, *_chance(section, measure, "x"), dots, text]
@@ -165,19 +180,24 @@ def dose_chart(section: Section, measure: str, layer: int) -> Spec:
     """Rate against strength at one layer: concept solid with its interval, controls dashed, no injection as a band."""
     table = section.table(measure).filter((pl.col("layer") == layer) | (pl.col("arm") == "none"))
     rows = [_shown(row) for row in table.iter_rows(named=True)]
+    layers = _dose_layers(_present(rows), tuple(section.doses), section.chance(measure))
+    return _over(layers, rows, 150, f"{label(measure)} against strength at layer {layer}")
+
+
+@cache
+def _dose_layers(arms: tuple[str, ...], doses: tuple[float, ...], chance: float | None) -> tuple[Spec, ...]:
     y = alt.Y("rate:Q", scale=WHOLE, axis=PERCENT, title=None)
     band = _arm("concept").mark_area(opacity=0.16)
     bars = _controls().mark_rule(opacity=0.45)
     layers = [
         *_floor("rate:Q", WHOLE),
         *(each.encode(y=alt.Y("low:Q", scale=WHOLE), y2="high:Q") for each in (band, bars)),
-        _injected().mark_line(strokeWidth=2).encode(y=y, strokeDash=_arm_dash(rows)),
-        _dots().encode(y=y, shape=_arm_shape(rows), tooltip=_tooltip(["label:N", "layer:O", "strength:N"])),
+        _injected().mark_line(strokeWidth=2).encode(y=y, strokeDash=_arm_dash(arms)),
+        _dots().encode(y=y, shape=_arm_shape(arms), tooltip=_tooltip(["label:N", "layer:O", "strength:N"])),
     ]
-    x, colour = _dose_axis(section), _arm_colour(rows)
+    x, colour = _dose_axis(doses), _arm_colour(arms)
     drawn = [*layers[:2], *(each.encode(x=x, color=colour) for each in layers[2:])]
-    drawn += _chance(section, measure, "y")
-    return _layered(drawn, rows, 150, f"{label(measure)} against strength at layer {layer}")
+    return _specs([*drawn, *_guessing(chance, "y")])
 
 
 def guess(section: Section, measure: str) -> str:
@@ -188,7 +208,10 @@ def guess(section: Section, measure: str) -> str:
 
 def _chance(section: Section, measure: str, channel: str) -> list[alt.Chart]:
     """The rate of guessing as a dotted line across the whole panel, where there is one."""
-    rate = section.chance(measure)
+    return _guessing(section.chance(measure), channel)
+
+
+def _guessing(rate: float | None, channel: str) -> list[alt.Chart]:
     if rate is None:
         return []
     rule = alt.Chart().mark_rule(strokeWidth=1.2, strokeDash=[1, 3], color="#8d949c")
@@ -220,12 +243,11 @@ def _floor(value: str, scale: alt.Scale) -> list[alt.Chart]:
     return [area.encode(y=alt.Y("low:Q", scale=scale), y2="high:Q"), line.encode(y=alt.Y(value, scale=scale))]
 
 
-def _dose_axis(section: Section) -> alt.X:
+def _dose_axis(doses: Sequence[float]) -> alt.X:
     """Logarithmic where strengths span a factor of six or more, as grids of 1, 2, 4, 8 do."""
-    doses = section.doses
     wide = min(doses) > 0 and max(doses) / min(doses) >= 6
     scale = alt.Scale(type="log", base=2, nice=False) if wide else alt.Scale(nice=False, zero=False, padding=8)
-    axis = alt.Axis(values=doses, format="~g", grid=False, labelFlush=False)
+    axis = alt.Axis(values=list(doses), format="~g", grid=False, labelFlush=False)
     return alt.X("dose:Q", title="strength", scale=scale, axis=axis)
 
 
@@ -235,20 +257,29 @@ def odds_chart(section: Section, reading: str, layer: int) -> Spec:
     table = mine.filter((pl.col("layer") == layer) | (pl.col("arm") == "none"))
     rows = [_odds_row(row) for row in table.iter_rows(named=True)]
     guess = 0.0 if reading == "choice_logodds" else None
-    scale = alt.Scale(domain=_domain(mine, guess, least=0.1), nice=True, zero=False, clamp=True)
+    domain = tuple(_domain(mine, guess, least=0.1))
+    layers = _odds_layers(_present(rows), tuple(section.doses), domain, guess)
+    return _over(layers, rows, 150, f"{ODDS[reading].capitalize()} against strength at layer {layer}")
+
+
+@cache
+def _odds_layers(
+    arms: tuple[str, ...], doses: tuple[float, ...], domain: tuple[float, ...], guess: float | None
+) -> tuple[Spec, ...]:
+    scale = alt.Scale(domain=list(domain), nice=True, zero=False, clamp=True)
     y = alt.Y("mean:Q", scale=scale, title=None)
     layers = [
         *_floor("mean:Q", scale),
         _injected().mark_rule(opacity=0.45).encode(y=alt.Y("low:Q", scale=scale, title=None), y2="high:Q"),
-        _injected().mark_line(strokeWidth=2).encode(y=y, strokeDash=_arm_dash(rows)),
-        _dots().encode(y=y, shape=_arm_shape(rows), tooltip=["label:N", "shown:N", "n:Q", "trials:Q"]),
+        _injected().mark_line(strokeWidth=2).encode(y=y, strokeDash=_arm_dash(arms)),
+        _dots().encode(y=y, shape=_arm_shape(arms), tooltip=["label:N", "shown:N", "n:Q", "trials:Q"]),
     ]
-    x, colour = _dose_axis(section), _arm_colour(rows)
+    x, colour = _dose_axis(doses), _arm_colour(arms)
     drawn = [*layers[:2], *(each.encode(x=x, color=colour) for each in layers[2:])]
     if guess is not None:
         rule = alt.Chart().mark_rule(strokeWidth=1.2, strokeDash=[1, 3], color="#8d949c")
         drawn.append(rule.encode(y=alt.datum(guess, scale=scale)))
-    return _layered(drawn, rows, 150, f"{ODDS[reading].capitalize()} against strength at layer {layer}")
+    return _specs(drawn)
 
 
 def _domain(table: pl.DataFrame, *more: float | None, least: float = 0.0) -> list[float]:
@@ -259,33 +290,8 @@ def _domain(table: pl.DataFrame, *more: float | None, least: float = 0.0) -> lis
 
 
 def _odds_row(row: Mapping[str, Any]) -> Spec:
-    interval = f" [{row['low']:+.1f}, {row['high']:+.1f}]" if row["low"] is not None else ""
+    interval = f" [{row['low']:+.1f}, {row['high']:+.1f}]" if row["low"] is not None else ", a constant"
     return {**row, "label": ARM_LABELS.get(row["arm"], row["arm"]), "shown": f"{row['mean']:+.1f} nats{interval}"}
-
-
-def spread_chart(section: Section, measure: str) -> Spec:
-    """Sorted dots with intervals, one a concept."""
-    return _dots_chart(section.items, measure, "item", "concept")
-
-
-def categories_chart(section: Section, measure: str) -> Spec:
-    """Sorted dots with intervals, one a category of concepts."""
-    return _dots_chart(section.categories, measure, "category", "category")
-
-
-def _dots_chart(table: pl.DataFrame, measure: str, column: str, noun: str) -> Spec:
-    mine = table.filter(pl.col("measure") == measure).sort(["rate", column], descending=[True, False])
-    named = mine.with_columns(pl.col(column).str.replace_all("_", " "))
-    rows = [_shown(row) for row in named.iter_rows(named=True)]
-    many = len(rows) > 80
-    axis = None if many else alt.Axis(grid=False, ticks=False, labelLimit=140, labelPadding=10)
-    y = alt.Y(f"{column}:N", sort=None, title=None, axis=axis)
-    base = alt.Chart().encode(y=y, tooltip=_tooltip([f"{column}:N"]), color=alt.value(COLOURS["concept"]))
-    bars = base.mark_rule(strokeWidth=1.5, opacity=0.4).encode(
-        x=alt.X("low:Q", scale=WHOLE, axis=PERCENT, title=None), x2="high:Q"
-    )
-    dots = base.mark_point(filled=True, size=55, opacity=1).encode(x=alt.X("rate:Q", scale=WHOLE))
-    return _layered([bars, dots], rows, (5 if many else 17) * len(rows), f"{label(measure)} by {noun}")
 
 
 # -- shared encodings and words ---------------------------------------------------------------------------------------
@@ -315,23 +321,21 @@ def _tooltip(first: Sequence[str]) -> list[alt.Tooltip]:
     ]  # fmt: skip
 
 
-def _present(rows: Sequence[Spec]) -> list[str]:
-    return [arm for arm in ARMS if any(row["arm"] == arm for row in rows)]
+def _present(rows: Sequence[Spec]) -> tuple[str, ...]:
+    return tuple(arm for arm in ARMS if any(row["arm"] == arm for row in rows))
 
 
-def _arm_colour(rows: Sequence[Spec], legend: alt.Legend | None = KEY) -> alt.Color:
-    arms = _present(rows)
+def _arm_colour(arms: Sequence[str], legend: alt.Legend | None = KEY) -> alt.Color:
     scale = alt.Scale(domain=[ARM_LABELS[arm] for arm in arms], range=[COLOURS[arm] for arm in arms])
     return alt.Color("label:N", scale=scale, legend=legend)
 
 
-def _arm_shape(rows: Sequence[Spec]) -> alt.Shape:
-    arms = _present(rows)
+def _arm_shape(arms: Sequence[str]) -> alt.Shape:
     scale = alt.Scale(domain=[ARM_LABELS[arm] for arm in arms], range=[SHAPES[arm] for arm in arms])
     return alt.Shape("label:N", scale=scale, legend=None)
 
 
-def _arm_dash(rows: Sequence[Spec]) -> alt.StrokeDash:
-    arms = [arm for arm in _present(rows) if arm in DASHES]
-    scale = alt.Scale(domain=[ARM_LABELS[arm] for arm in arms], range=[DASHES[arm] for arm in arms])
+def _arm_dash(arms: Sequence[str]) -> alt.StrokeDash:
+    dashed = [arm for arm in arms if arm in DASHES]
+    scale = alt.Scale(domain=[ARM_LABELS[arm] for arm in dashed], range=[DASHES[arm] for arm in dashed])
     return alt.StrokeDash("label:N", scale=scale, legend=None)

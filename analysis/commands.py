@@ -15,13 +15,14 @@ import polars as pl
 from analysis import agreement, labels
 from analysis.agreement import Agreement
 from analysis.calibration import POOLED, Accuracy, Estimate, accuracies, corrected
-from analysis.compare import Source, of_run, of_table, write
+from analysis.compare import write
 from analysis.labels import CRITERIA, Draw, LabelError
 from analysis.load import VERDICT, Run, RunError, open_run, with_measure
 from analysis.reference import read
 from analysis.sections import SETTING, SHARED, Declared
-from sweep.commands import Report, existing, grades_of
-from sweep.commands.ending import declared_cells
+from analysis.sources import Source, of_run, of_table
+from sweep.commands import DONE, ERROR, Report, existing, grades_of
+from sweep.commands.ending import declared_cells, problems
 from sweep.grading import folder_of
 from sweep.place import Place
 
@@ -36,7 +37,7 @@ USUAL = "detected"  # the measure that is meant where none is named
 def compare(
     runs: Sequence[Place], tables: Sequence[str], graders: Sequence[str], *, by_prompt: bool, out: Path
 ) -> Report:
-    """Write a comparison to `out`: compare.html, compare.csv and figures. Raises RunError as `gather`, and for a table
+    """Write a comparison to `out`: compare.html, compare.csv and figures. Raises RunError as `of_run`, and for a table
     that is not in the format (`analysis.reference`)."""
     found = list[Source]()
     for run in runs:
@@ -47,17 +48,28 @@ def compare(
     if len(found) < 2:
         raise RunError("there is nothing to compare with: give another run, or a table with --with gemma3_27b")
     told = write(found, out)
-    lines = [f"note: {note}" for note in told.notes] + [_compared_line(row) for row in told.contrasts]
+    remarks = [note for note in told.notes if not any(reason in note for reason in told.damaged)]  # those come below
+    lines = [f"note: {note}" for note in remarks] + [_ranked_line(row) for row in told.ranking]
+    lines += [_compared_line(row) for row in told.contrasts] + problems(told.damaged)
     lines += [f"{told.rows:,} rates of {len(found)} sources: {told.table}", f"comparison: {told.page}"]
     facts = {"page": str(told.page), "table": str(told.table), "sources": [each.label for each in found]}
-    return Report(data={**facts, "notes": list(told.notes), "contrasts": list(told.contrasts)}, lines=lines)
+    facts |= {"notes": list(told.notes), "ranking": list(told.ranking), "contrasts": list(told.contrasts)}
+    return Report(data=facts | {"damaged": list(told.damaged)}, lines=lines, code=ERROR if told.damaged else DONE)
+
+
+def _ranked_line(row: Mapping[str, Any]) -> str:
+    rates = f"{row['hits']} with the concept, {row['none']} with nothing injected"
+    told = _difference(row) if row["ranked"] else row["outcome"]
+    return f"{row['measure']}: {row['source']}: {told}; {rates}"
 
 
 def _compared_line(row: Mapping[str, Any]) -> str:
-    told = (
-        f"{row['value']} points ({row['interval']}; p {row['p']}, n {row['n']})" if row["n"] != "–" else row["outcome"]
-    )
-    return f"{row['measure']}: {row['first']} less {row['second']}: {told}"
+    told = f"{_difference(row)}: {row['outcome']}" if row["n"] != "–" else row["outcome"]
+    return f"{row['measure']}: of that, {row['first']} less {row['second']}: {told}"
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    return f"{row['value']} points ({row['interval']}; p {row['p']}, n {row['n']})"
 
 
 # -- agree ------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from analysis.charts import PERCENT, WHOLE, Spec, _layered, heat_colour, label
+from analysis.charts import PERCENT, WHOLE, Spec, _layered, heat_colour, label, percent
 from analysis.conditions import LINES
 from analysis.panels import Figure, Panel, key
 from analysis.terms import title
@@ -19,6 +19,7 @@ BINS = 20  # of depth, in the maps: two models' layers fall into the same rows
 def figures(rows: pl.DataFrame, protocol: str, measure: str) -> list[Figure]:
     """Maps on one depth axis, rate against depth at each strength that sources share, against ‖Δ‖/‖h‖ and KL."""
     mine = rows.filter(pl.col("rate").is_not_null(), protocol=protocol, measure=measure, arm="concept")
+    silent = rows.filter(pl.col("rate").is_not_null(), protocol=protocol, measure=measure, arm="none")
     names = mine["source"].unique(maintain_order=True).to_list()
     slug, told = f"{protocol}-{measure}".replace("_", "-"), f"{title(protocol)}: {label(measure).lower()}"
     maps = tuple(Panel(title=name, chart=_map(mine.filter(source=name)), small=True) for name in names)
@@ -30,24 +31,34 @@ def figures(rows: pl.DataFrame, protocol: str, measure: str) -> list[Figure]:
         .to_list()
     )
     lines = tuple(
-        Panel(title=f"strength {dose:g}", chart=_line(mine.filter(strength=dose), "depth", names), small=True)
+        Panel(title=f"strength {dose:g}", chart=_line(mine.filter(strength=dose), silent, names), small=True)
         for dose in shared
     )
     measured = {dose: mine.filter(pl.col(dose).is_not_null()) for dose in DOSES}
     doses = {dose: (Panel(title="every cell", chart=_points(rows, dose, names)),) if rows.height else ()
              for dose, rows in measured.items()}  # fmt: skip
-    legend = tuple(key(name, *line) for name, line in zip(names, _styles(len(names)), strict=True))
+    legend = {name: key(name, *line) for name, line in zip(names, _styles(len(names)), strict=True)}
     return [each for each in (
         Figure(name=f"{slug}-maps", title=f"{told}, by depth and strength", panels=maps, table=mine, legend="ramp",
-               caption=f"Rates with the concept injected, averaged in {BINS} equal steps of depth = layer / layers. "
-               "Strengths as asked."),
-        Figure(name=f"{slug}-depth", title=f"{told}, against depth", panels=lines, table=mine, legend=legend,
-               caption="At the strengths that more than one has. Bars are 95 % intervals; a published table has none."),
+               caption=f"Rates with the concept injected, averaged in {BINS} equal steps of depth = layer / layers; "
+               "a step in which a model has no layer that was asked for is empty. "
+               f"Strengths as asked. {_silent(silent, names)}"),
+        Figure(name=f"{slug}-depth", title=f"{told}, against depth", panels=lines, table=pl.concat([mine, silent]),
+               legend=tuple(legend.values()),
+               caption="At the strengths that more than one has. Bars are 95 % intervals; a published table has none. "
+               "Dotted: the rate with nothing injected, without which a rate says little."),
         *(Figure(name=f"{slug}-{suffix}", title=f"{told}, against {DOSES[dose]}", panels=doses[dose],
-                 table=measured[dose], legend=legend,
+                 table=measured[dose], legend=tuple(legend[name] for name in names if name in measured[dose]["source"]),
                  caption="Each cell at the mean dose that was measured in it. Layers differ along a line's points.")
           for dose, suffix in (("ratio", "dose"), ("kl", "kl"))),
     ) if each.panels]  # fmt: skip
+
+
+def _silent(silent: pl.DataFrame, names: Sequence[str]) -> str:
+    """A rate stands beside what it comes to with nothing injected."""
+    rates = dict(silent.select("source", "rate").iter_rows())
+    told = (f"{name} {f'{percent(rates[name])} %' if name in rates else 'unknown'}" for name in names)
+    return f"With nothing injected: {', '.join(told)}."
 
 
 def _styles(count: int) -> list[tuple[str, list[int]]]:
@@ -70,11 +81,19 @@ def _step(number: int) -> str:
     return f"{number / BINS:.2f}"
 
 
-def _line(rows: pl.DataFrame, column: str, names: Sequence[str]) -> Spec:
-    base = _base(names).encode(
-        x=alt.X(f"{column}:Q", title=column, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(grid=False, tickCount=5))
+def _line(rows: pl.DataFrame, silent: pl.DataFrame, names: Sequence[str]) -> Spec:
+    axis = alt.Axis(grid=False, tickCount=5)
+    base = _base(names).encode(x=alt.X("depth:Q", title="depth", scale=alt.Scale(domain=[0, 1]), axis=axis))
+    mine = silent.filter(pl.col("source").is_in(rows["source"].unique().implode()))
+    floor = (
+        _base(names)
+        .mark_rule(strokeWidth=1.4)
+        .encode(y=alt.Y("silent:Q", scale=WHOLE, title=None), strokeDash=alt.value([1, 3]))
     )
-    return _drawn(base, rows.sort("source", column), f"Rate against {column}")
+    return _drawn(base, pl.concat([
+        rows.sort("source", "depth").with_columns(silent=pl.lit(None, pl.Float64)),
+        mine.with_columns(silent="rate", rate=None, low=None, high=None),
+    ], how="vertical_relaxed"), "Rate against depth", floor=floor)  # fmt: skip
 
 
 def _points(rows: pl.DataFrame, dose: str, names: Sequence[str]) -> Spec:
@@ -96,9 +115,12 @@ def _base(names: Sequence[str]) -> alt.Chart:
     )
 
 
-def _drawn(base: alt.Chart, rows: pl.DataFrame, words: str, *, line: bool = True) -> Spec:
+def _drawn(
+    base: alt.Chart, rows: pl.DataFrame, words: str, *, line: bool = True, floor: alt.Chart | None = None
+) -> Spec:
     y = alt.Y("rate:Q", scale=WHOLE, axis=PERCENT, title=None)
     layers = [
+        *([] if floor is None else [floor]),
         base.mark_rule(opacity=0.35).encode(y=alt.Y("low:Q", scale=WHOLE, title=None), y2="high:Q"),
         *([base.mark_line(strokeWidth=1.8).encode(y=y)] if line else []),
         base.mark_point(filled=True, size=26, opacity=1, strokeDash=[1, 0]).encode(y=y),

@@ -21,6 +21,7 @@ from analysis.charts import (
     _domain,
     _dose_axis,
     _layered,
+    _present,
     _shown,
     _tooltip,
     chosen_layers,
@@ -47,11 +48,11 @@ def wordings_chart(section: Section, measure: str) -> Spec:
     base = alt.Chart().encode(
         y=alt.Y("asked:N", sort=names, title=None, axis=axis),
         yOffset=alt.YOffset("arm:N", sort=["concept", "none"], scale=alt.Scale(paddingOuter=0.6)),
-        color=_arm_colour(rows, legend=None), tooltip=_tooltip(["asked:N", "label:N"]),
+        color=_arm_colour(_present(rows), legend=None), tooltip=_tooltip(["asked:N", "label:N"]),
     )  # fmt: skip
     bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=WHOLE, axis=PERCENT, title=None), x2="high:Q")
     dots = base.mark_point(filled=True, size=65, opacity=1, cursor="pointer").encode(
-        x=alt.X("rate:Q", scale=WHOLE), shape=_arm_shape(rows)
+        x=alt.X("rate:Q", scale=WHOLE), shape=_arm_shape(_present(rows))
     )
     layers = [bars, *_chance(section, measure, "x"), dots]
     return _layered(layers, rows, 40 * len(names), f"{label(measure)} by wording")
@@ -62,7 +63,7 @@ def wordings_dose_chart(section: Section, measure: str, layer: int) -> Spec:
     table = section.table(measure, "concept").filter(pl.col("layer") == layer)
     rows = [_shown(row) for row in table.iter_rows(named=True)]
     names = [wording(name) for name in section.wordings]
-    base = alt.Chart().encode(x=_dose_axis(section), color=_line_colour(names))
+    base = alt.Chart().encode(x=_dose_axis(section.doses), color=_line_colour(names))
     y = alt.Y("rate:Q", scale=WHOLE, axis=PERCENT, title=None)
     layers = [
         base.mark_rule(opacity=0.4).encode(y=alt.Y("low:Q", scale=WHOLE, axis=PERCENT, title=None), y2="high:Q"),

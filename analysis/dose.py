@@ -7,6 +7,7 @@ assumes only that more does not do less. Where answers fall to garble at high do
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
 from analysis.inference import Missing
 from analysis.rates import LEVEL, Estimate, rates
 
+SAME = 1e-6  # a standard error, in log-odds, that is only what an iteration leaves
+CERTAIN = "a dose separates yes from no perfectly, or every cluster changes alike; no finite interval holds the slope"
 BINS = 10  # of equal numbers of trials, where there are more doses than that
 
 
@@ -69,7 +72,8 @@ def slope(trials: pl.DataFrame, dose: str, verdict: str, cluster: str = "cluster
     """Logistic regression of the verdict on log2(dose): the change of log-odds a doubling, with t over clusters.
 
     Maximum likelihood on counts a cluster and dose, its covariance robust to clusters (Liang & Zeger 1986). There is
-    none with one dose, fewer than two clusters, one answer throughout, or answers that a dose separates perfectly.
+    none with one dose, fewer than two clusters, one answer throughout, answers that a dose separates perfectly, or
+    clusters that all change alike, of which none tells how far another would be off.
     """
     cells = trials.group_by(cluster, dose).agg(
         yes=pl.col(verdict).fill_null(value=False).sum().cast(pl.Float64), m=pl.len().cast(pl.Float64)
@@ -85,6 +89,8 @@ def slope(trials: pl.DataFrame, dose: str, verdict: str, cluster: str = "cluster
         try:
             fit = model.fit(cov_type="cluster", cov_kwds={"groups": member}, use_t=True)
         except (PerfectSeparationWarning, RuntimeWarning):
-            return Missing(reason="a dose separates yes from no perfectly; the slope has no finite estimate")
+            return Missing(reason=CERTAIN)
+    if not SAME < fit.bse[1] < math.inf:  # NaN is neither
+        return Missing(reason=CERTAIN)
     low, high = fit.conf_int(alpha=1 - LEVEL)[1]
     return Estimate(value=float(fit.params[1]), low=float(low), high=float(high))

@@ -20,7 +20,7 @@ def contrasts_chart(table: pl.DataFrame) -> Spec:
     scale = alt.Scale(domain=[-1, 1])
     tooltip = [alt.Tooltip("label:N", title="control"), "shown:N", "p:Q", "n:Q", "pairs:Q"]
     y = alt.Y("label:N", sort=names, title=None, axis=axis)
-    base = alt.Chart().encode(y=y, color=_arm_colour(rows, legend=None), tooltip=tooltip)
+    base = alt.Chart().encode(y=y, color=_arm_colour(_present(rows), legend=None), tooltip=tooltip)
     ends = alt.X("low:Q", scale=scale, axis=alt.Axis(format="+.0%", labelFlush=False), title=None)
     bars = base.mark_rule(strokeWidth=2.5).encode(x=ends, x2="high:Q")
     dots = base.mark_point(filled=True, size=90, opacity=1).encode(x=alt.X("value:Q", scale=scale))

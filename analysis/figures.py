@@ -13,14 +13,12 @@ from analysis.charts import (
     DASHES,
     _chance,
     arms_chart,
-    categories_chart,
     chosen_layers,
     dose_chart,
     guess,
     heat_map,
     label,
     odds_chart,
-    spread_chart,
 )
 from analysis.dose import DoseResponse
 from analysis.effects import contrasts_chart, response_chart
@@ -28,6 +26,7 @@ from analysis.findings import DOSES
 from analysis.panels import Figure, Key, Panel, key
 from analysis.recompute import recompute
 from analysis.sections import Section
+from analysis.spreads import categories_chart, spread_chart
 from analysis.statements import contrast_table
 from analysis.terms import ARM_LABELS, ODDS, wording
 

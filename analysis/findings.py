@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from analysis import maps
-from analysis.detection import Sensitivity, auroc, sensitivity
+from analysis.detection import Area, Sensitivity, area_of_reading, sensitivity
 from analysis.dose import DoseResponse, dose_response
 from analysis.inference import (
     Contrast,
@@ -27,9 +27,9 @@ from analysis.inference import (
 )
 from analysis.load import VERDICT
 from analysis.maps import Best
-from analysis.rates import Estimate
 from analysis.verdict import Verdict, verdict
 
+READING = "logodds_yes"  # before anything is said
 CLAIMS = ("detected",)  # a yes that can be a false alarm
 JUDGED = ("injected_thought", "yes_bias", "forced_identification")  # what a verdict is made of
 MEASURED = {"yes_bias": "said_yes", "forced_identification": "identified"}  # the measure that a verdict takes of each
@@ -68,14 +68,15 @@ class Findings:
     claims: pl.DataFrame
     best: Best | Missing
     sensitivity: Sensitivity | Missing | None
-    auroc: Estimate | Missing | None
+    auroc: Area | Missing | None
     doses: Mapping[str, DoseResponse | Missing]
 
 
 def find(
     trials: pl.DataFrame, measure: str, declared: tuple[int, float] | None, usual: tuple[int, float] | None = None
 ) -> Findings:
-    """`trials`: those of one setting and wording, with COLUMNS, the verdict on `measure`, and logodds_yes if known.
+    """`trials`: those of one setting and wording, with COLUMNS, the verdict on `measure`, and, if it was read,
+    READING with `read_cluster`.
 
     `usual`: the cell of `default`. A declared cell without trials counts as none. A column `kl` may be there, null
     where it was not measured.
@@ -93,7 +94,7 @@ def find(
         measure=measure, place=place, declared=declared, claims=claims, best=best, contrasts=_contrasts(here, name),
         usual=usual, default=_default(trials, usual, name), crossed=_crossed(here, name),
         sensitivity=sensitivity(signal, noise, name) if measure in CLAIMS else None,
-        auroc=_auroc(signal, noise) if "logodds_yes" in trials.columns and measure in CLAIMS else None,
+        auroc=area_of_reading(signal, noise, READING) if READING in trials.columns and measure in CLAIMS else None,
         doses={} if place is None else _doses(concept, place, name),
     )  # fmt: skip
 
@@ -174,12 +175,6 @@ def nearest(cells: pl.DataFrame) -> tuple[int, float] | None:
     far, steps = (pl.col("depth") - DEFAULT[0]).abs().round(9), (pl.col("dose") / DEFAULT[1]).log().abs().round(9)
     best = known.sort(far, steps, "layer", "dose").row(0, named=True)
     return best["layer"], best["dose"]
-
-
-def _auroc(signal: pl.DataFrame, noise: pl.DataFrame) -> Estimate | Missing:
-    one, other = (each.filter(pl.col("logodds_yes").is_not_null()) for each in (signal, noise))
-    clusters = [each["cluster"].cast(pl.String).to_list() for each in (one, other)]
-    return auroc(one["logodds_yes"].to_numpy(), other["logodds_yes"].to_numpy(), clusters[0], clusters[1])
 
 
 def _doses(concept: pl.DataFrame, place: Place, name: str) -> dict[str, DoseResponse | Missing]:

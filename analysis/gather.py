@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 
 from analysis import asking, contrasts
 from analysis.kl import measured
-from analysis.load import BOTH, VERDICT, RunError, _empty, _planned, _with_dose, _with_wording
+from analysis.load import BOTH, CONTROL, VERDICT, RunError, _empty, _with_dose, _with_wording, read_cluster
 from analysis.parts import Parts
+from analysis.progress import Standing, standing
 from analysis.terms import LABELS, ODDS
 from sweep.grading import folder_of
 from sweep.manifest import SHARD
@@ -50,12 +51,13 @@ class Gathered:
     """What a run's parts hold, with one grader's verdicts.
 
     `trials`: a row a trial that ended ok (its newest attempt): `cell`, `asked` (a row of `asked`), `part`, `key` (a
-    hash of its identity), item, cluster, seed, unit, ratio, a column for each log-odds, and a boolean one a measure;
+    hash of its identity), item, cluster, seed, unit, ratio, a column for each log-odds and, beside these, their
+    `read_cluster` (`load.read_cluster`), and a boolean one a measure;
     `again` (it is a further attempt) and `waits` (its shard is not graded yet). `failed`: asked, item, cluster and
     seed of those that ended otherwise.
     `cells`: cell and KEYS; `asked`: coordinates before prompts are pooled, and their cell. `items`: category and split
     of each. `tally` counts rows by asked, status and order. `read`: see `contrasts.readings`. `measures`: what was
-    graded, by protocol. `planned`: trials by (model, protocol), empty without a plan. `kl`: see `kl.measured`.
+    graded, by protocol. `standing`: how far each model and protocol is. `kl`: see `kl.measured`.
     `damaged`: of each part that cannot be used the reason; its rows are in no number. `unknown`: columns of a later
     version, which are left out.
     """
@@ -68,7 +70,7 @@ class Gathered:
     tally: pl.DataFrame
     read: pl.DataFrame
     measures: Mapping[str, tuple[str, ...]]
-    planned: Mapping[tuple[str, str], int]
+    standing: Standing
     plan: asking.Plan
     failed: pl.DataFrame
     kl: pl.DataFrame
@@ -80,6 +82,11 @@ class Gathered:
     @property
     def name(self) -> str:
         return named(self.path)
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """The files that `damaged` is about."""
+        return frozenset(self.trial_parts.damaged) | frozenset(self.grade_parts.damaged)
 
 
 def gather(path: Place | str, grader: str = "rules") -> Gathered:
@@ -127,10 +134,10 @@ class _Pass:
         trials = self._numbered(trials)
         if graded:
             trials = self._judged(trials, _read(self._grades, graded, _grades))
-        waits = ~pl.col(SHARD).is_in([shard for shard in shards if self._grades.has(shard)])
+        waits = ~pl.col(SHARD).is_in([shard for shard in shards if shard in self._grades.shards])
         trials = self._measured(trials).with_columns(again=pl.col("attempt") > 0, waits=waits)
         self._items.append(trials.select("item", "category", "split").unique())
-        found = pl.col(f"^({VERDICT}.*|{'|'.join(ODDS)})$")
+        found = pl.col(f"^({VERDICT}.*|read_cluster|{'|'.join(ODDS)})$")
         kept = trials.select(*KEPT, "again", "waits", "order", "status", "attempt", SHARD, found)
         again = kept["again"]
         self._first.append(kept.filter(~again).drop("attempt", SHARD))
@@ -168,6 +175,7 @@ class _Pass:
         for reading in (name for name in ODDS if name in names):
             mine = long.filter(name=reading).select("at", pl.col("value").alias(reading))
             trials = trials.join(mine, on="at", how="left", maintain_order="left")
+            trials = trials.with_columns(read_cluster=read_cluster(pl.col("rendered")).cast(pl.Categorical))
         if names.str.contains(contrasts.READ).any():
             silent = trials.lazy().filter(pl.col("arm") == "none", pl.col("status") == "ok")
             self._read.append(contrasts.readings(_with_wording(silent).select(READ)))
@@ -189,7 +197,8 @@ class _Pass:
                 "asked", "item", "cluster", "seed"
             ),
             measures={protocol: _in_order(names) for protocol, names in self._measures.items()},
-            planned=_planned(store), damaged=(*self._trials.damaged.values(), *self._grades.damaged.values()),
+            standing=standing(store, self._trials.records, self._grades.shards),
+            damaged=(*self._trials.damaged.values(), *self._grades.damaged.values()),
             unknown=tuple(sorted(self._trials.unknown | self._grades.unknown)),
             trial_parts=self._trials, grade_parts=self._grades,
         )  # fmt: skip
@@ -217,7 +226,7 @@ def _trials(parts: Parts, number: int) -> pl.DataFrame:
     hashed = rows.with_columns(_rendered(parts, number, rows), key=pl.col("trial").hash(), at=_at())
     return hashed.with_columns(
         pl.col("item", "cluster", "status").cast(pl.Categorical), part=pl.lit(number, pl.UInt32), unit=unit,
-    ).drop("rendered")  # fmt: skip
+    )  # fmt: skip
 
 
 def _grades(parts: Parts, number: int) -> pl.DataFrame:
@@ -231,8 +240,9 @@ def _at() -> pl.Expr:
 
 
 def _rendered(parts: Parts, number: int, rows: pl.DataFrame) -> pl.Series:
-    """A hash of what each trial read first, where some are at temperature 0 and it tells their draws apart."""
-    data = parts.bytes(number) if (rows["temperature"] == 0).any() else None
+    """A hash of what each trial read first, where it tells draws apart: of some at temperature 0, and of controls whose
+    log-odds were read."""
+    data = parts.bytes(number) if (rows["temperature"] == 0).any() or _reads_controls(rows) else None
     if data is None:
         return pl.Series("rendered", [None] * rows.height, pl.UInt64)
     table = pq.ParquetFile(io.BytesIO(data), pre_buffer=False).read(
@@ -240,6 +250,11 @@ def _rendered(parts: Parts, number: int, rows: pl.DataFrame) -> pl.Series:
     )
     first = pl.DataFrame(table)["replies"].list.first().struct.field("rendered")
     return pl.select(pl.when(first.is_not_null()).then(first.hash()).alias("rendered")).to_series()
+
+
+def _reads_controls(rows: pl.DataFrame) -> bool:
+    controls = rows.filter(pl.col("cluster").str.starts_with(CONTROL))["measures"].explode().drop_nulls()
+    return bool(controls.struct.field("name").is_in(list(ODDS)).any())
 
 
 # -- coordinates ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from scipy import stats
+from scipy import optimize, stats
 
 from analysis.rates import LEVEL
 
@@ -23,6 +23,9 @@ CELL = ("layer", "dose")
 FULL = 0.9  # of the concepts of the cell with most, which a cell needs to be a candidate for the best
 FLIPS = 9999
 MARGIN = 0.05  # in shares of trials: a smaller difference is none that matters
+FEWEST_FOR_NULL = math.ceil(
+    math.log(1 - LEVEL) / math.log(1 - MARGIN)
+)  # 59: of fewer a share of MARGIN may well show none
 PROMPTS = 8  # below it wordings are themselves, not a sample of wordings
 
 
@@ -40,7 +43,7 @@ def ungraded(trials: pl.DataFrame, measure: str, what: str) -> Missing | None:
     """Why nothing can be said of these trials beside others: none, or too few of them were graded."""
     missing = trials[measure].null_count()
     if not trials.height:
-        return Missing(reason=f"no trial of {what} at this cell; add it to the spec's arms")
+        return Missing(reason=f"no trial of {what} at this cell in this norm, mode and span: ask for it so in the spec")
     if missing > (1 - KNOWN) * trials.height:
         share = 100 * (1 - missing / trials.height)
         return Missing(
@@ -84,9 +87,9 @@ class Contrast:
     """A mean difference over concepts (-1..1), its interval at `rates.LEVEL`, and two p values against nought.
 
     `p`: two-sided sign flips, exact where 2^n <= FLIPS; `p_t`: the cluster t test, None without spread. `least` and
-    `most` are one-sided limits, each at LEVEL. All are None with one concept. `pairs` counts pairs of trials,
-    `unpaired` the trials that had no control, `controls` independent ones: 1 is a constant, whose own uncertainty is in
-    no number here.
+    `most` are one-sided limits, each at LEVEL (see `at_most`). All are None with one concept. `pairs` counts pairs of
+    trials, `unpaired` the trials that had no control, `controls` independent ones: 1 is a constant, whose own
+    uncertainty is in no number here.
     """
 
     value: float
@@ -115,7 +118,7 @@ class Contrast:
     def equivalent(self) -> bool:
         """Before "no effect" is said: two one-sided tests (Schuirmann 1987) rule out a rise and a fall that matter.
 
-        The limits are those of `difference`, so that a few concepts which all agree are no proof.
+        The limits are those of `at_most`: fewer than FEWEST_FOR_NULL concepts, even if they all agree, are no proof.
         """
         return self.not_above and self.least is not None and self.least > -MARGIN
 
@@ -138,18 +141,19 @@ def of_pairs(paired: pl.DataFrame, unpaired: int = 0) -> Contrast:
     return of_values(each, pairs=paired.height, unpaired=unpaired, controls=paired["control"].n_unique())
 
 
-def of_values(values: np.ndarray, *, pairs: int, unpaired: int, controls: int) -> Contrast:
-    """The contrast of one difference a concept."""
-    mean, low, high = difference(values)
-    _, least, most = difference(values, 2 * LEVEL - 1)
+def of_values(values: np.ndarray, *, pairs: int, unpaired: int, controls: int, top: float = 1.0) -> Contrast:
+    """The contrast of one difference a concept, which lie in -top..top."""
+    mean, low, high = difference(values, top=top)
+    several = len(values) > 1
     return Contrast(
-        value=mean, low=low, high=high, p=sign_flip(values), p_t=cluster_t(values), least=least, most=most,
+        value=mean, low=low, high=high, p=sign_flip(values), p_t=cluster_t(values),
+        least=-at_most(-values, top) if several else None, most=at_most(values, top) if several else None,
         n=len(values), pairs=pairs, unpaired=unpaired, controls=controls,
     )  # fmt: skip
 
 
-def difference(values: np.ndarray, level: float = LEVEL) -> tuple[float, float | None, float | None]:
-    """Mean difference of two shares, one value a concept in -1..1, and its interval; (mean, None, None) for one.
+def difference(values: np.ndarray, level: float = LEVEL, top: float = 1.0) -> tuple[float, float | None, float | None]:
+    """Mean difference of two shares, one value a concept in -top..top, and its interval; (mean, None, None) for one.
 
     Agresti and Min's (2005) adjustment for matched proportions, half a pair more in each cell of their table, with the
     t quantile of n - 1: without it an interval over concepts that all agree has no width.
@@ -160,7 +164,46 @@ def difference(values: np.ndarray, level: float = LEVEL) -> tuple[float, float |
     centre = float(np.sum(values)) / (n + 2)
     variance = (float(np.sum(values**2)) + 1) / (n + 2) - centre**2
     half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * math.sqrt(variance / (n + 2))
-    return mean, max(-1.0, min(centre - half, mean)), min(1.0, max(centre + half, mean))
+    return mean, max(-top, min(centre - half, mean)), min(top, max(centre + half, mean))
+
+
+# -- limits that few concepts do not make too narrow ------------------------------------------------------------------
+
+NODES = np.polynomial.legendre.leggauss(256)
+FAR = 12.0  # standard deviations, beyond which a chance is 0 or 1
+
+
+def at_most(values: np.ndarray, top: float = 1.0, level: float = LEVEL) -> float:
+    """The upper one-sided limit of the mean of independent values in -top..top, one a concept.
+
+    Gaffke's (2005): the `level` quantile of the mean of the values and one more at `top`, under random weights that are
+    uniform on the simplex. For values that are 0 or 1 it is Clopper and Pearson's; for matched proportions its size at
+    a true difference of .05 is at most .05 for every n from 16 to 100 and any share of discordant pairs, where
+    `difference` has up to .19 and Tango's (1998) score limit .06 (by enumeration, tests/test_inference.py). It assumes
+    nothing about concepts' trials, so it holds for means over several as well (Learned-Miller & Thomas 2019).
+    """
+    distinct, counts = np.unique(np.append(values, top), return_counts=True)
+    if len(distinct) == 1:
+        return top
+    found = optimize.root_scalar(
+        lambda mean: _below(distinct - mean, counts) - level, bracket=(distinct[0], top), xtol=1e-9
+    )
+    return float(found.root)
+
+
+def _below(distances: np.ndarray, counts: np.ndarray) -> float:
+    """P(sum of distances times exponentials is below 0), each distance `counts` times, by inverting the characteristic
+    function (Gil-Pelaez 1951, Imhof 1961): uniform weights are exponentials over their sum."""
+    if (distances <= 0).all() or (distances >= 0).all():
+        return float((distances <= 0).all())
+    spread = math.sqrt(float(counts @ distances**2))
+    steps = distances / spread
+    if abs(float(counts @ steps)) > FAR:
+        return float(counts @ steps < 0)
+    half, weight = (NODES[0] + 1) / 2, NODES[1] / 2
+    t = half / (1 - half)
+    angle, size = np.arctan(np.outer(t, steps)) @ counts, 0.5 * np.log1p(np.outer(t, steps) ** 2) @ counts
+    return 0.5 - float(weight @ (np.sin(angle) * np.exp(-size) / (t * (1 - half) ** 2))) / math.pi
 
 
 def cluster_t(values: np.ndarray) -> float | None:
@@ -198,8 +241,9 @@ class Crossed:
     """A mean over concepts and wordings and where its noise comes from: standard deviations between concepts, between
     wordings, and of what is left in a concept and wording.
 
-    (low, high) is over concepts, these wordings given; (wide_low, wide_high) over wordings too, None where there are
-    fewer than PROMPTS: then the table shows how sensitive the number is to these, and says nothing about others.
+    (low, high) is over concepts, these wordings given, as `difference`; (wide_low, wide_high) over wordings too, None
+    where there are fewer than PROMPTS: then the table shows how sensitive the number is to these, and says nothing
+    about others.
     """
 
     value: float
@@ -219,7 +263,7 @@ def crossed(table: np.ndarray, level: float = LEVEL) -> Crossed | Missing:
 
     Two-way random effects by mean squares (Scheffe 1959, 7.4). The variance of the mean over both is
     (MS_concept + MS_prompt - MS_rest) / (concepts prompts), at least that over concepts, with Satterthwaite's (1946)
-    degrees of freedom.
+    degrees of freedom; the wide interval holds the other one. Neither leaves -1..1.
     """
     full = table[~np.isnan(table).any(axis=1)]
     k, q = full.shape
@@ -230,11 +274,14 @@ def crossed(table: np.ndarray, level: float = LEVEL) -> Crossed | Missing:
     mean, by_concept, by_prompt = full.mean(), full.mean(axis=1), full.mean(axis=0)
     rest = full - by_concept[:, None] - by_prompt + mean
     squares = np.array([q * by_concept.var(ddof=1), k * by_prompt.var(ddof=1), (rest**2).sum() / ((k - 1) * (q - 1))])
-    low, high = _t_interval(mean, squares[0] / (k * q), k - 1, level)
-    wide = _wide(mean, squares, k, q, level) if q >= PROMPTS else (None, None)
+    _, low, high = difference(by_concept, level)
+    assert low is not None
+    assert high is not None
+    wide = _wide(mean, squares, k, q, level) if q >= PROMPTS else None
     parts = np.sqrt(np.maximum([(squares[0] - squares[2]) / q, (squares[1] - squares[2]) / k, squares[2]], 0))
     return Crossed(
-        value=float(mean), low=low, high=high, wide_low=wide[0], wide_high=wide[1], concepts=k, prompts=q,
+        value=float(mean), low=low, high=high, wide_low=wide and max(-1.0, min(wide[0], low)),
+        wide_high=wide and min(1.0, max(wide[1], high)), concepts=k, prompts=q,
         concept_sd=float(parts[0]), prompt_sd=float(parts[1]), rest_sd=float(parts[2]),
     )  # fmt: skip
 
@@ -242,11 +289,8 @@ def crossed(table: np.ndarray, level: float = LEVEL) -> Crossed | Missing:
 def _wide(mean: float, squares: np.ndarray, k: int, q: int, level: float) -> tuple[float, float]:
     signs, freedom = np.array([1, 1, -1]), np.array([k - 1, q - 1, (k - 1) * (q - 1)])
     total = max(float(signs @ squares), float(squares[0]), 1e-300)
-    return _t_interval(mean, total / (k * q), total**2 / max(float((squares**2 / freedom).sum()), 1e-300), level)
-
-
-def _t_interval(mean: float, variance: float, freedom: float, level: float) -> tuple[float, float]:
-    half = float(stats.t.ppf(0.5 + level / 2, max(freedom, 1))) * math.sqrt(variance)
+    satterthwaite = max(total**2 / max(float((squares**2 / freedom).sum()), 1e-300), 1)
+    half = float(stats.t.ppf(0.5 + level / 2, satterthwaite)) * math.sqrt(total / (k * q))
     return float(mean - half), float(mean + half)
 
 

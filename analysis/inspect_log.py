@@ -20,7 +20,7 @@ from sweep.identity import digest
 VERSION = 2
 STOPS = {"end": "stop", "length": "max_tokens"}
 MARKS = "injected"  # key of a message's metadata
-HEAVY = frozenset({"replies", "measures", "graded", "text", "unit"})  # of a row: has a place of its own, or needs none
+HEAVY = frozenset({"replies", "measures", "graded", "text", "unit", "read_cluster"})  # elsewhere in the log, or nowhere
 
 Document = dict[str, Any]
 

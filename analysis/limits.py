@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from analysis.charts import percent
 from analysis.gather import Gathered
+from analysis.progress import PEEKING, total
 from analysis.sections import Section
 from analysis.terms import ORDERS
 from analysis.words import coverage
@@ -23,6 +24,12 @@ def of_run(run: Gathered) -> list[str]:
             "`pip install --upgrade introspection-sweep`."
         )
     return found
+
+
+def unfinished(run: Gathered) -> list[str]:
+    """What an unfinished run's intervals are worth."""
+    found = total(run.standing.values())
+    return [PEEKING] if found and not found.complete else []
 
 
 def limits(section: Section, others: Sequence[Section]) -> list[str]:
@@ -94,7 +101,7 @@ def _about_controls(section: Section, others: Sequence[Section]) -> list[str]:
 def _about_concepts(section: Section) -> list[str]:
     n = section.items["item"].n_unique() if section.items.height else 0
     if n == 1:
-        return ["One concept: it says nothing about other concepts, so every interval is 0 to 100 %."]
+        return ["One concept: it says nothing about other concepts, so every interval over concepts is 0 to 100 %."]
     few = f"{n} concepts, fewer than {ENOUGH}: intervals are wide and may cover the truth less often than they say."
     return [few] if 0 < n < ENOUGH else []
 
@@ -113,9 +120,12 @@ def _about_cells(section: Section) -> list[str]:
 
 
 def _about_progress(section: Section) -> list[str]:
-    if section.planned is None or section.landed >= section.planned:
+    if section.standing is None or section.standing.complete:
         return []
-    return [f"The run is not finished: {section.landed:,} of {section.planned:,} planned trials are here."]
+    found = section.standing
+    if found.landed < found.planned:
+        return [f"It is not finished: {found.landed:,} of {found.planned:,} planned trials are here."]
+    return [f"It is not finished: {found.graded:,} of {found.planned:,} planned trials are graded."]
 
 
 def _about_counts(section: Section) -> list[str]:

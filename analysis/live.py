@@ -26,6 +26,7 @@ from analysis.inference import Missing
 from analysis.limits import of_run
 from analysis.load import VERDICT, RunError
 from analysis.page import QUESTION, template, text
+from analysis.progress import total
 from analysis.sections import Declared, _of, _settings
 from analysis.sequential import Watched, anytime_interval
 from analysis.snippets import looked
@@ -56,15 +57,16 @@ def look(path: Place, declared: Mapping[str, Declared], grader: str) -> Look:
         run = gather(path, grader)
     except RunError as error:
         return Look(landed="no trial so far", complete=False, warnings=[str(error)], sections=[])
-    done, planned = int(run.tally["len"].sum()), sum(run.planned.values())
-    of = f" of {planned:,} planned" if planned else ""
+    standing = total(run.standing.values())
+    done = int(run.tally["len"].sum()) if standing is None else standing.landed
+    of = "" if standing is None else f" of {standing.planned:,} planned"
     store = Store(run.path)
     blocks = [block for block in load_plan(store).blocks if block.indices is None] if store.list("plan") else []
     plan = Planned(blocks=blocks, declared=declared, comparisons=comparisons(blocks, declared))
-    graded = not run.trials["waits"].any()
+    graded = not run.trials["waits"].any() if standing is None else standing.graded >= standing.landed
     return Look(
         landed=f"{done:,}{of} trials are here" + ("" if graded else ", not all of them graded"),
-        complete=bool(planned) and done >= planned and graded, warnings=of_run(run),
+        complete=standing is not None and standing.complete, warnings=of_run(run),
         sections=[_section(run, keys, plan) for keys in _settings(run.cells)],
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ A part without a commit record does not exist, and of several attempts at a tria
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.cached import local
+from analysis.progress import Standing, standing
 from analysis.terms import CONDITIONS, OPTIONAL
 from sweep.grading import folder_of
 from sweep.manifest import SHARD, Manifest, Part
 from sweep.place import Place, named, place
-from sweep.plan import load as load_plan
 from sweep.rows import GRADES, SCHEMA_VERSION, TRIALS
 from sweep.store import Store
 
 VERDICT = "verdict_"  # prefix of a measure's column, so that no measure can hide a coordinate
 BOTH = "detected_and_identified"
+CONTROL = "control-"  # how clusters begin that are a prompt and a seed (`sweep.rows.cluster`)
 HEAVY = ("replies", "text", "measures")  # columns that no rate needs
 
 
@@ -38,17 +39,17 @@ class Run:
     `trials` has one row a trial (its newest attempt) with the columns of `sweep.rows.TRIALS`, `shard`, `dose` (the
     strength as asked, or the strength that a rule refers to), `matched` (the rule, where its doses are not those of
     equal norm, and so no strength of that number), `unit` (what makes a repeat within a concept a new draw:
-    the seed, or at temperature 0 the rendered prompt) and `wording` (the prompt's name where rates are not pooled over
-    it, see `analysis.terms`; else null). A column that a part was written without is null. `verdicts` adds one boolean
-    column a measure, "verdict_" and its name, null where the grader could not tell or has not graded. `planned` counts
-    trials by (model, protocol); it is empty where the run has no plan. `waiting`: shards that are not graded yet.
+    the seed, or at temperature 0 the rendered prompt), `read_cluster` (see there) and `wording` (the prompt's name
+    where rates are not pooled over it, see `analysis.terms`; else null). A column that a part was written without is
+    null. `verdicts` adds one boolean column a measure, "verdict_" and its name, null where the grader could not tell or
+    has not graded. `standing`: how far each model and protocol is. `waiting`: shards that are not graded yet.
     """
 
     path: Place
     trials: pl.LazyFrame
     grades: pl.LazyFrame
     measures: tuple[str, ...]
-    planned: Mapping[tuple[str, str], int]
+    standing: Standing
     waiting: frozenset[str]
 
     @property
@@ -68,35 +69,41 @@ class Run:
         return self.verdicts.filter(pl.col("status") == "ok")
 
 
-def open_run(path: Place | str, grader: str = "rules") -> Run:
-    """A run's trials and one grader's verdicts.
+def open_run(path: Place | str, grader: str = "rules", without: Collection[str] = ()) -> Run:
+    """A run's trials and one grader's verdicts. `without`: files inside the run that are left out, as they are damaged.
 
     Raises RunError for a folder that is not a run, nothing committed yet, or a part of a newer schema.
     """
     store = Store(place(path) if isinstance(path, str) else path)
     if isinstance(store.root, Path) and not store.root.is_dir():
         raise RunError(f"{path}: no such folder; give the run directory that `sweep run` printed")
-    parts = Manifest(store, "trials").parts
-    if not parts:
+    committed, graded = Manifest(store, "trials"), Manifest(store, f"grades/{folder_of(grader)}").parts
+    if not committed.parts:
         raise RunError(_empty(store))
-    trials = _scan(store, parts, TRIALS)
-    graded = Manifest(store, f"grades/{folder_of(grader)}").parts
-    grades = _scan(store, graded, GRADES) if graded else _no_grades()
+    kept = _readable(committed.parts, without)
+    if not kept:
+        raise RunError(f"{store.root}: every part of it is damaged; restore it from a copy, or see `sweep check`")
+    trials = _scan(store, kept, TRIALS)
+    sound = _readable(graded, without)
+    grades = _scan(store, sound, GRADES) if sound else _no_grades()
     measures = grades.select(pl.col("measure").unique()).collect()["measure"].sort().to_list()
-    planned = _planned(store)
     return Run(
         path=store.root,
         trials=_newest(_with_wording(_with_unit(_with_dose(trials)))),
         grades=grades,
         measures=tuple(measures),
-        planned=planned,
-        waiting=frozenset(_shards(parts) - _shards(graded)),
+        standing=standing(store, committed.records, _shards(graded)),
+        waiting=frozenset(_shards(committed.parts) - _shards(graded)),
     )
 
 
 def with_measure(measures: Sequence[str]) -> tuple[str, ...]:
     """The measures and what follows from them: detected and identified at once, where both were graded."""
     return (*measures, BOTH) if {"detected", "identified"} <= set(measures) else tuple(measures)
+
+
+def _readable(parts: Sequence[Part], without: Collection[str]) -> list[Part]:
+    return [part for part in parts if part.record["file"] not in without]
 
 
 def _shards(parts: Sequence[Part]) -> set[str]:
@@ -159,7 +166,19 @@ def _with_dose(trials: pl.LazyFrame) -> pl.LazyFrame:
 def _with_unit(trials: pl.LazyFrame) -> pl.LazyFrame:
     rendered = pl.col("replies").list.first().struct.field("rendered").hash()
     greedy = pl.col("temperature") == 0
-    return trials.with_columns(unit=pl.when(greedy).then(rendered).otherwise(pl.col("seed")))
+    unit = pl.when(greedy).then(rendered).otherwise(pl.col("seed"))
+    return trials.with_columns(unit=unit, read_cluster=read_cluster(rendered))
+
+
+def read_cluster(rendered: pl.Expr) -> pl.Expr:
+    """The independent unit of what is read before anything is drawn: as `cluster`, but of controls, whose clusters are
+    distinct prompts and seeds, the prompt alone. `rendered`: its hash."""
+    one = pl.col("cluster").cast(pl.String)
+    return (
+        pl.when(one.str.starts_with(CONTROL) & rendered.is_not_null())
+        .then(pl.format("prompt-{}", rendered))
+        .otherwise(one)
+    )
 
 
 def _with_wording(trials: pl.LazyFrame) -> pl.LazyFrame:
@@ -178,12 +197,3 @@ def _both(frame: pl.LazyFrame, measures: Sequence[str]) -> pl.LazyFrame:
     if not {"detected", "identified"} <= set(measures):
         return frame
     return frame.with_columns((pl.col(f"{VERDICT}detected") & pl.col(f"{VERDICT}identified")).alias(VERDICT + BOTH))
-
-
-def _planned(store: Store) -> dict[tuple[str, str], int]:
-    counts: dict[tuple[str, str], int] = {}
-    for block in load_plan(store).blocks if store.list("plan") else ():
-        if block.indices is None:  # a retry asks for no further trial
-            key = (block.model.name, block.protocol)
-            counts[key] = counts.get(key, 0) + block.size
-    return counts

@@ -11,7 +11,7 @@ from analysis.contrasts import Drop
 from analysis.detection import DRAWS
 from analysis.findings import DEFAULT
 from analysis.gather import Gathered
-from analysis.inference import FLIPS, KNOWN, MARGIN, PROMPTS, Crossed
+from analysis.inference import FEWEST_FOR_NULL, FLIPS, KNOWN, MARGIN, PROMPTS, Crossed
 from analysis.maps import LEAST
 from analysis.naming import SAMPLE
 from analysis.rates import ICC_FLOOR, LEVEL
@@ -98,8 +98,9 @@ def _contrasts(found: Sequence[Section]) -> str:
     return (
         "Contrasts are mean differences over concepts of trials that share concept and seed; their intervals adjust "
         "matched proportions (Agresti & Min 2005) with the t quantile of n − 1, their p values flip signs by "
-        f"concept (Fisher 1935; {FLIPS:,} seeded patterns, or all). No difference is said only where two one-sided "
-        f"tests at a margin of {100 * MARGIN:g} points allow it (Schuirmann 1987)."
+        f"concept (Fisher 1935; {FLIPS:,} seeded patterns, or all). That there is no rise, or no difference, is said "
+        f"only where one-sided limits at {LEVEL:.0%} lie within {100 * MARGIN:g} points (two one-sided tests, "
+        f"Schuirmann 1987; limits of a bounded mean, Gaffke 2005), for which {FEWEST_FOR_NULL} concepts are the least."
     )
 
 
@@ -128,9 +129,10 @@ def _crossed(found: Sequence[Section]) -> str:
     if not any(section.found and isinstance(section.found.crossed, Crossed) for section in found):
         return ""
     return (
-        "Where concepts are crossed with wordings, variance components come from the mean squares of a two-way random "
-        f"effects model (Scheffé 1959); with {PROMPTS} wordings or more an interval over wordings too is given, with "
-        "Satterthwaite's (1946) degrees of freedom."
+        "Where concepts are crossed with wordings, the interval over concepts is that of their means, variance "
+        "components come from the mean squares of a two-way random effects model (Scheffé 1959); with "
+        f"{PROMPTS} wordings or more an interval over wordings too is given, with Satterthwaite's (1946) degrees of "
+        "freedom."
     )
 
 
@@ -177,9 +179,10 @@ def _drop(found: Sequence[Section]) -> str:
 
 def _detection() -> str:
     return (
-        "d′ = z(H) − z(F) and c = −(z(H) + z(F))/2 use the log-linear correction (Hautus 1995), their intervals "
-        f"join those of the two rates (Zou & Donner 2008). The AUROC's interval resamples clusters ({DRAWS:,} draws, "
-        "seeded)."
+        "d′ = z(H) − z(F) and c = −(z(H) + z(F))/2 use the log-linear correction (Hautus 1995); their intervals "
+        "join those of the two rates, uncorrected (Zou & Donner 2008), and have no limit where a rate has none. The "
+        f"AUROC's interval resamples clusters ({DRAWS:,} draws, seeded): concepts, and distinct prompts of trials "
+        "without injection, since log-odds are read before anything is drawn; one prompt is a constant."
     )
 
 

@@ -17,6 +17,7 @@ import vl_convert
 from analysis.charts import RAMP, label
 from analysis.load import VERDICT, Run, with_measure
 from analysis.panels import PAPER
+from analysis.progress import total
 from analysis.rates import COLUMNS, rates
 from analysis.sections import CELL, KEYS, SETTING, SHARED
 from analysis.terms import ARM_LABELS, LABELS, MAIN, wording
@@ -54,20 +55,20 @@ def models(run: Run) -> list[str]:
 
 
 def of_model(run: Run, model: str) -> Run:
-    planned = {key: count for key, count in run.planned.items() if key[0] == model}
-    return replace(run, trials=run.trials.filter(pl.col("model") == model), planned=planned)
+    standing = {key: found for key, found in run.standing.items() if key[0] == model}
+    return replace(run, trials=run.trials.filter(pl.col("model") == model), standing=standing)
 
 
 def snapshot(run: Run) -> Snapshot:
     """Of a run that holds one model (`of_model`)."""
     counts = run.trials.group_by("status").len().collect()
-    done, planned = int(counts["len"].sum()), sum(run.planned.values()) or None
+    done, standing = int(counts["len"].sum()), total(run.standing.values())
     errors = int(counts.filter(pl.col("status") == "error")["len"].sum())
     cells = _cells(run)
-    complete = planned is not None and done >= planned and not _ungraded(run)
+    complete = standing is not None and standing.complete and not _ungraded(run)
     found = {"trials_done": done, "errors": errors, "complete": int(complete), **dict(_gauges(cells))}
-    if planned is not None:
-        found["trials_planned"] = planned
+    if standing is not None:
+        found["trials_planned"] = standing.planned
     if known := _coverage(cells):
         found["coverage"] = known
     kept = dict(list(found.items())[:GAUGES])

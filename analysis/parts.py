@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import polars as pl
 import pyarrow as pa
@@ -16,12 +16,14 @@ from sweep.store import Store, StoreError, verify
 
 
 class Parts:
-    """A stage's parts in the order of their shards. Those that cannot be used are named in `damaged` as they are met,
-    and columns that this version does not know in `unknown`."""
+    """A stage's parts in the order of their shards, and its commit `records` by shard. Parts that cannot be used are
+    named in `damaged` as they are met, and columns that this version does not know in `unknown`."""
 
     def __init__(self, store: Store, stage: str, schema: pa.Schema) -> None:
         self._store, self._types = store, _columns(schema) | {SHARD: pl.String}
-        self.all = sorted(Manifest(store, stage).parts, key=lambda part: part.shards[:1])
+        manifest = Manifest(store, stage)
+        self.records = manifest.records
+        self.all = sorted(manifest.parts, key=lambda part: part.shards[:1])
         self._having: dict[str, list[int]] = {}
         for number, part in enumerate(self.all):
             for shard in part.shards:
@@ -33,9 +35,10 @@ class Parts:
         """The parts that hold rows of any of these shards."""
         return sorted({number for shard in shards for number in self._having.get(shard, ())})
 
-    def has(self, shard: str) -> bool:
-        """Whether a part holds this shard, be it without a row."""
-        return shard in self._having
+    @property
+    def shards(self) -> Collection[str]:
+        """All that a part holds, be it without a row."""
+        return self._having.keys()
 
     def read(self, number: int, columns: Sequence[str]) -> pl.DataFrame:
         """Rows of a part with these columns and `shard`; a column that it was written without is null in it.

@@ -17,6 +17,7 @@ from scipy import stats
 
 LEVEL = 0.95
 ICC_FLOOR = 0.3  # prior intraclass correlation: what concepts showed in pilots; a small sample may not talk it down
+SAME = 1e-5  # half the width of an interval that is only what an engine's batches and rounding leave
 COLUMNS = ("rate", "low", "high", "n", "trials", "coverage", "bound_low", "bound_high")
 
 
@@ -127,12 +128,15 @@ def exact_of(clusters: pl.LazyFrame, by: Sequence[str], level: float = LEVEL) ->
     return pl.concat(parts, how="horizontal")
 
 
-def means(frame: pl.LazyFrame, by: Sequence[str], value: str, *, level: float = LEVEL) -> pl.DataFrame:
+def means(
+    frame: pl.LazyFrame, by: Sequence[str], value: str, *, cluster: str = "cluster", level: float = LEVEL
+) -> pl.DataFrame:
     """Mean of a number a group with its cluster-robust t interval: columns mean, low, high, n, trials.
 
-    Null values are left out; the interval is None with one cluster.
+    Null values are left out. The interval is None with one cluster, or where all have the same value: a constant, which
+    does not say how far another would be off.
     """
-    each = frame.filter(pl.col(value).is_not_null()).group_by([*by, "cluster"])
+    each = frame.filter(pl.col(value).is_not_null()).group_by([*by, cluster])
     sums = each.agg(m=pl.len().cast(pl.Float64), s=pl.col(value).sum())
     groups = _by(sums, by).agg(
         n=pl.len(), trials=pl.col("m").sum(), S=pl.col("s").sum(), s2=(pl.col("s") ** 2).sum(),
@@ -141,7 +145,7 @@ def means(frame: pl.LazyFrame, by: Sequence[str], value: str, *, level: float = 
     table = groups.filter(pl.col("trials") > 0).collect()
     mean = table["S"].to_numpy() / table["trials"].to_numpy()
     half = _quantiles(table["n"].to_numpy(), level) * np.sqrt(_variance(table, mean))
-    half = np.where(np.isfinite(half), half, np.nan)
+    half = np.where(np.isfinite(half) & (half > SAME), half, np.nan)
     edges = pl.DataFrame({"mean": mean, "low": mean - half, "high": mean + half}, nan_to_null=True)
     return pl.concat([table.select(*by), edges, table.select("n", pl.col("trials").cast(pl.Int64))], how="horizontal")
 

@@ -63,8 +63,12 @@ def recompute(section: Section, figure: Figure) -> str:
     return _rates(section, figure)
 
 
-def placed(code: str, run: str, grader: str) -> str:
-    """With the run's place and the grader put in."""
+def placed(code: str, run: str, grader: str, *, damaged: bool = False) -> str:
+    """With the run's place and the grader put in; of a run with damaged parts the code leaves them out and says so."""
+    if damaged:
+        code = code.replace(
+            f"open_frame({RUN!r}, {GRADER!r})", f"open_frame({RUN!r}, {GRADER!r}, without_damaged=True)"
+        )
     return code.replace(repr(RUN), repr(run)).replace(repr(GRADER), repr(grader))
 
 
@@ -146,7 +150,7 @@ def _odds(section: Section, figure: Figure) -> str:
         'entry = pl.col("measures").struct\n'
         'long = trials.explode("measures").with_columns(reading=entry.field("name"), value=entry.field("value"))\n'
         'by = ["arm", "wording", "layer", "dose", "reading"]\n'
-        f'table = means(long.filter(pl.col("reading").is_in({reading})), by, "value")\n'
+        f'table = means(long.filter(pl.col("reading").is_in({reading})), by, "value", cluster="read_cluster")\n'
     )
 
 

@@ -24,10 +24,11 @@ from analysis import statements, words
 from analysis.charts import RAMP
 from analysis.figures import figures
 from analysis.gather import Gathered, gather
-from analysis.limits import limits, of_run
+from analysis.limits import limits, of_run, unfinished
 from analysis.methods import methods
 from analysis.page import QUESTION, template, text
 from analysis.panels import Figure, page, save
+from analysis.progress import Progress, total
 from analysis.rates import COLUMNS
 from analysis.recompute import placed
 from analysis.sections import Declared, Section, sections
@@ -42,11 +43,14 @@ from sweep.place import Place
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """A report: its page, what could not be read (see `Gathered.damaged`), and the verdicts, a line a model."""
+    """A report: its page, what could not be read (see `Gathered.damaged`), the verdicts, a line a model, and how far
+    the run is (None: it has no plan), with what that makes of its intervals (`remarks`)."""
 
     page: Path
     damaged: tuple[str, ...]
     verdicts: tuple[str, ...]
+    standing: Progress | None
+    remarks: tuple[str, ...]
 
 
 def write_report(
@@ -81,12 +85,35 @@ def write_report(
     temporary = target.with_suffix(".html.tmp")
     temporary.write_text(render(run, found, drawn, grader, known), encoding="utf-8")
     temporary.replace(target)
-    verdicts = (*_verdict_lines(found), *selfknowledge.lines(known))
-    return Written(page=target, damaged=run.damaged, verdicts=verdicts)
+    return Written(
+        page=target, damaged=run.damaged, verdicts=(*_verdict_lines(found), *_known_lines(run, known)),
+        standing=total(run.standing.values()), remarks=tuple(unfinished(run)),
+    )  # fmt: skip
+
+
+def _known_lines(run: Gathered, known: Sequence[Examined]) -> list[str]:
+    """Those of self-knowledge, each with how far its test is."""
+    far = [run.standing.get((each.model, each.test.protocol)) for each in known]
+    told = [f"{each.words}: " if each and each.words else "" for each in far]
+    return [f"{said}{line}" for said, line in zip(told, selfknowledge.lines(known), strict=True)]
+
+
+def _known_parts(
+    run: Gathered, known: Sequence[Examined], drawn: Mapping[str, Sequence[Figure]]
+) -> list[dict[str, Any]]:
+    far = {each.slug: run.standing.get((each.model, each.test.protocol)) for each in known}
+    parts = selfknowledge.parts(known, drawn)
+    return [{**part, "blocks": [_so_far(block, far[block["slug"]]) for block in part["blocks"]]} for part in parts]
+
+
+def _so_far(block: Mapping[str, Any], found: Progress | None) -> Mapping[str, Any]:
+    return block if found is None else statements.so_far(block, found)
 
 
 def _drawn(found: Sequence[Figure], run: Gathered, grader: str) -> list[Figure]:
-    return [replace(figure, code=placed(figure.code, str(run.path), grader)) for figure in found]
+    return [
+        replace(figure, code=placed(figure.code, str(run.path), grader, damaged=bool(run.damaged))) for figure in found
+    ]
 
 
 def _verdict_lines(found: Sequence[Section]) -> Iterator[str]:
@@ -128,10 +155,10 @@ def render(
     }
     cells = _cells(found) | selfknowledge.cells(run, known)
     data = {"panels": panels, "cells": cells, "labels": LABELS, **transcripts(run)}
-    blocks = selfknowledge.parts(known, drawn)
+    blocks = _known_parts(run, known, drawn)
     return template("report.html.jinja").render(
         name=run.name, question=QUESTION, parts=_parts(run, found, drawn, grader),
-        known=blocks, knowledge=_knowledge(run, known, blocks), warnings=of_run(run),
+        known=blocks, knowledge=_knowledge(run, known, blocks), warnings=[*of_run(run), *unfinished(run)],
         methods=[*methods(run, found, grader), *selfwords.methods(known)],
         ramp=", ".join(RAMP), css=Markup(text("report.css")),
         data=Markup(_json(data)), hashes=" ".join(_hash(script) for script in scripts.values()),
@@ -150,7 +177,10 @@ def _parts(
     """The sections of each model."""
     views = list[tuple[str, dict[str, Any]]]()
     for section in found:
-        code = {name: placed(text, str(run.path), grader) for name, text in snippets(section).items()}
+        code = {
+            name: placed(text, str(run.path), grader, damaged=bool(run.damaged))
+            for name, text in snippets(section).items()
+        }
         code |= {figure.name: figure.code for figure in drawn[section.slug] if figure.name == "contrasts"}
         views.append((section.model, _view(section, found, drawn[section.slug], code)))
     models = dict.fromkeys(model for model, _ in views)

@@ -14,19 +14,21 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from analysis.detection import BATCH, DRAWS
+from analysis.detection import BATCH, DRAWS, MOST
 from analysis.inference import MARGIN
 from analysis.rates import LEVEL, wilson
 
 Weights = np.ndarray  # [rows, draws]: how often each row is in each resample
 Statistic = Callable[[Weights], np.ndarray]  # to [numbers, draws]; NaN where a resample has none
+SKEW = 1 + (1.645**2 - 1) / 3  # clusters at the far end that a sample may have missed (Cornish & Fisher 1938)
 FEWEST = 10  # clusters of the rarer class, below which nothing is concluded
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """A number over clusters: its two-sided interval (low, high), and one-sided limits `least` and `most`, each at
-    LEVEL. `n`: clusters, of the rarer class where there are two. One cluster gives the widest interval there is."""
+    LEVEL. `n`: clusters, of the rarer class where there are two. One cluster gives the widest interval there is.
+    `missed`: what clusters of a kind that the sample may have missed add before a null is said."""
 
     value: float
     low: float
@@ -34,18 +36,20 @@ class Limits:
     least: float
     most: float
     n: int
+    missed: float = 0.0
 
     def above(self, floor: float = 0.0) -> bool:
         """Not by chance: the question has a direction, so this is the one-sided limit."""
         return self.least > floor
 
     def not_above(self, floor: float = 0.0) -> bool:
-        """No rise that matters, which is more than not to be `above`: for that a few clusters will do."""
-        return self.most < floor + MARGIN
+        """No rise that matters, which is more than not to be `above`: for that a few clusters will do. Without
+        `missed` a rise of MARGIN that few clusters make would be ruled out in up to 19 % of samples of 32."""
+        return self.most + self.missed < floor + MARGIN
 
     def equivalent(self, floor: float = 0.0) -> bool:
         """Two one-sided tests (Schuirmann 1987)."""
-        return self.not_above(floor) and self.least > floor - MARGIN
+        return self.not_above(floor) and self.least - self.missed > floor - MARGIN
 
 
 def resample(statistic: Statistic, clusters: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
@@ -71,7 +75,6 @@ def once(statistic: Statistic, rows: int) -> np.ndarray:
 # -- limits -----------------------------------------------------------------------------------------------------------
 
 
-MOST = 8
 Ends = tuple[float, float]
 DIFFERENCE, SHARE = (-1.0, 1.0), (0.0, 1.0)  # what a number can be
 
@@ -91,7 +94,8 @@ def limits(value: float, drawn: np.ndarray, n: int, ends: Ends | None = DIFFEREN
     error = math.sqrt(spread + (unit / (n + 2)) ** 2)
     two, one = (float(stats.t.ppf(p, n - 1)) * error for p in (0.5 + LEVEL / 2, LEVEL))
     low, high, least, most = (min(highest, max(lowest, value + side)) for side in (-two, two, -one, one))
-    return Limits(value=value, low=low, high=high, least=least, most=most, n=n)
+    missed = SKEW * unit / (n + 2)
+    return Limits(value=value, low=low, high=high, least=least, most=most, n=n, missed=missed)
 
 
 def _variance(drawn: np.ndarray) -> float:
@@ -104,12 +108,13 @@ def area_limits(value: float, drawn: np.ndarray, n: int) -> Limits:
     """Of an area in 0..1, as in `detection.auroc`: Wilson's, at the size at which a share would vary as much.
 
     That is at most MOST n, more than any number of the commoner class gives (Hanley & McNeil 1982): resamples that
-    hardly differ are no certainty.
+    hardly differ, or not at all since each cluster has both classes, are no certainty. Where the classes do not overlap
+    it is n.
     """
     if n < 2:
         return Limits(value=value, low=0.0, high=1.0, least=0.0, most=1.0, n=n)
     variance = _variance(drawn)
-    size = min(value * (1 - value) / variance, MOST * n) if variance > 0 else n
+    size = min(value * (1 - value) / max(variance, 1e-12), MOST * n) if 0 < value < 1 else n
     two, one = (
         wilson(value * n, n, n_eff=size, clusters=n, level=level) or (0.0, 1.0) for level in (LEVEL, 2 * LEVEL - 1)
     )

@@ -23,6 +23,7 @@ from analysis.inference import Missing
 from analysis.judging import Judging
 from analysis.load import BOTH, VERDICT
 from analysis.naming import Named
+from analysis.progress import Progress, total
 from analysis.rates import Rate, as_rate
 from analysis.selfknowledge import measured
 from analysis.tables import Declared, cell_rates, drop, mean_odds, rates_by_category, rates_by_item, sums_of
@@ -66,8 +67,8 @@ class Section:
     judged: Mapping[str, tuple[str, str | None]]
     named: Named | None
     status: Mapping[str, int]
-    landed: int  # trials here of the model and protocol, in any setting
-    planned: int | None
+    standing: Progress | None  # of the model and protocol, in any setting; None where the run has no plan
+    awaited: Progress | None  # of all that the verdict rests on
 
     @property
     def model(self) -> str:
@@ -187,8 +188,8 @@ def _section(
         categories=rates_by_category(sums.join(run.items, on="item"), plain, measures, cell),
         odds=mean_odds(mine, plain), drop=drop(mine, keys), readings=contrasts.by_wording(read),
         compared=contrasts.compared(read, wordings), orders=_orders(run, keys), declared=cell, found=None,
-        verdict=None, judged={}, named=None, status=_status(run, keys), landed=_landed(run, keys),
-        planned=run.planned.get((str(keys["model"]), str(keys["protocol"]))),
+        verdict=None, judged={}, named=None, status=_status(run, keys),
+        standing=_standing(run, keys, [str(keys["protocol"])]), awaited=_standing(run, keys, _awaited(keys)),
     )  # fmt: skip
     found = _found(run, section, mine, judging)
     return replace(section, found=found, named=_named(run, section, mine, found))
@@ -231,7 +232,7 @@ def _found(run: Gathered, section: Section, mine: pl.DataFrame, judging: Judging
     asked = pl.lit(section.wordings[0], pl.String)
     lead = mine.filter(pl.col("wording").cast(pl.String).eq_missing(asked))
     prompts = run.asked.sort("asked")["prompt"].cast(pl.Categorical).gather(lead["asked"])
-    kept = (*findings.COLUMNS, "kl", *(VERDICT + name for name in section.measures), "logodds_yes")
+    kept = (*findings.COLUMNS, "kl", *(VERDICT + name for name in section.measures), "logodds_yes", "read_cluster")
     lead = lead.with_columns(prompts.alias("prompt")).select(
         name for name in kept if name == "prompt" or name in mine.columns
     )
@@ -260,8 +261,14 @@ def _orders(run: Gathered, keys: Mapping[str, object]) -> dict[int, int]:
     return dict(ok.group_by("order").agg(pl.col("len").sum()).sort("order").iter_rows())
 
 
-def _landed(run: Gathered, keys: Mapping[str, object]) -> int:
-    return int(_tally(run, _same(keys, ("model", "protocol")))["len"].sum())
+def _standing(run: Gathered, keys: Mapping[str, object], protocols: Sequence[str]) -> Progress | None:
+    return total(run.standing.get((str(keys["model"]), protocol)) for protocol in protocols)
+
+
+def _awaited(keys: Mapping[str, object]) -> Sequence[str]:
+    """A verdict rests on its controls too, which may not have begun."""
+    protocol = str(keys["protocol"])
+    return findings.JUDGED if protocol == findings.JUDGED[0] else [protocol]
 
 
 def _status(run: Gathered, keys: Mapping[str, object]) -> dict[str, int]:

@@ -38,8 +38,7 @@ AUROC = """\
 entry = pl.col("measures").list.eval(
     pl.element().struct.field("value").filter(pl.element().struct.field("name") == "logodds_yes")
 )
-scored = [arm.with_columns(score=entry.list.first()).drop_nulls("score") for arm in (signal, noise)]
-area = auroc(*(arm["score"].to_numpy() for arm in scored), *(arm["cluster"].to_list() for arm in scored))
+area = area_of_reading(*(arm.with_columns(score=entry.list.first()) for arm in (signal, noise)), "score")
 """
 CROSSED = """\
 paired = pairs(here.filter(arm="concept"), here.filter(arm="none"), "{verdict}")
@@ -149,7 +148,7 @@ def _crossed(section: Section) -> str:
 
 def _detection(section: Section) -> str:
     assert section.found is not None
-    imports = "from analysis.findings import Place, at\nfrom analysis.detection import auroc, sensitivity\n"
+    imports = "from analysis.findings import Place, at\nfrom analysis.detection import area_of_reading, sensitivity\n"
     told = DETECTION.format(verdict=_verdict(section))
     return _here(section, imports) + told + (AUROC if section.found.auroc is not None else "")
 

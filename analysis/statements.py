@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
 from analysis.charts import percent
-from analysis.detection import Naming, Sensitivity
+from analysis.detection import NO_LIMIT, Area, Naming, Open, Sensitivity
 from analysis.dose import DoseResponse
 from analysis.findings import DOSES, Findings, Place
 from analysis.inference import KNOWN, MARGIN, PROMPTS, Contrast, Missing
 from analysis.maps import LEAST
-from analysis.rates import Estimate
+from analysis.progress import Progress
 from analysis.sections import Section
 from analysis.terms import ARM_LABELS, verb
 from analysis.verdict import Verdict
-from analysis.words import _ends, points
+from analysis.words import _ends, interval, points
 
 KINDS = {  # a verdict as a sentence
     "introspects": "It introspects.",
@@ -30,13 +31,31 @@ CONTROLS = {
     "wrong_concept": "another concept", "yes_bias": "unrelated questions",
     "forced_identification": "the word once yes is put in its mouth",
 }  # fmt: skip
+MORE = {True: "more often than with", False: "not more often than with"}
 OUTCOMES = {True: "above", False: "not above", None: "undecided"}
 CONTRASTED = ("value", "interval", "p", "n", "pairs", "unpaired", "controls")
 SHOWN = 12  # pairs of a concept and a word
 
 
 def line(section: Section) -> dict[str, object] | None:
-    """The verdict in one line: what it is (`kind`, for the colour), `text`, and `reason`. None where there is none."""
+    """The verdict in one line: what it is (`kind`, for the colour), `text`, and `reason`. None where there is none.
+    While its run goes on it says so first, and has no colour."""
+    found = _line(section)
+    return found if found is None or section.awaited is None else so_far(found, section.awaited)
+
+
+def so_far(told: Mapping[str, Any], found: Progress) -> dict[str, Any]:
+    """A verdict's `text` with how far its run is, where that is not finished."""
+    if not found.words:
+        return dict(told)
+    text = str(told["text"])
+    return {**told, "kind": "undecided", "text": f"{found.words}: {text[:1].lower()}{text[1:]}"}
+
+
+def _line(section: Section) -> dict[str, object] | None:
+    if not section.measures and not section.readings.height:
+        why = "No answer has a verdict yet, so there is no rate: `sweep grade` makes up for it"
+        return {"kind": "undecided", "text": "Nothing graded.", "reason": f"{why}."}
     found = section.verdict
     if isinstance(found, Verdict):
         return {"kind": found.kind, "text": KINDS[found.kind], "reason": f"{_reason(found)}. {_about(section.found)}"}
@@ -68,15 +87,12 @@ def _outcome(section: Section) -> dict[str, object] | None:
     if found.place is None or not sides:
         why = found.best.reason if isinstance(found.best, Missing) else "the declared cell has no trial"
         return {"kind": "undecided", "text": "No comparison.", "reason": f"{_sentence(why)}."}
-    told = "; ".join(
-        f"{word} {_listed([ARM_LABELS.get(arm, arm) for arm, side in sides.items() if side == want])}"
-        for want, word in (
-            (True, "more often than with"),
-            (False, "not more often than with"),
-            (None, "undecided beside"),
-        )
-        if want in sides.values()
-    )
+    beside = {want: _listed([ARM_LABELS.get(arm, arm) for arm, side in sides.items() if side is want])
+              for want in (True, False, None)}  # fmt: skip
+    sure = [f"{word} {beside[want]}" for want, word in MORE.items() if beside[want]]
+    told = [f"it {verb(found.measure)} {'; '.join(sure)}"] if sure else []
+    open_ = [f"whether it {verb(found.measure)} more often than with {beside[None]} is undecided"]
+    told += open_ if beside[None] else []
     text = (
         "Above every control."
         if set(sides.values()) == {True}
@@ -84,7 +100,7 @@ def _outcome(section: Section) -> dict[str, object] | None:
         if False in sides.values()
         else "Undecided."
     )
-    return {"kind": "comparison", "text": text, "reason": f"It {verb(found.measure)} {told}. {_about(found)}"}
+    return {"kind": "comparison", "text": text, "reason": f"{_sentence('; '.join(told))}. {_about(found)}"}
 
 
 def _above(found: Contrast | Missing) -> bool | None:
@@ -94,6 +110,8 @@ def _above(found: Contrast | Missing) -> bool | None:
 
 
 def _listed(names: Sequence[str]) -> str:
+    if not names:
+        return ""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
 
@@ -153,41 +171,50 @@ def crossed_row(found: Findings) -> dict[str, object]:
 
 
 def detection_rows(section: Section) -> list[dict[str, str]]:
-    """Detection theory at the cell: a number, its interval, and what it says. What cannot be had says why."""
+    """Detection theory at the cell: a number, its interval, n, and what it says. What cannot be had says why."""
     found = section.found
     if found is None or found.sensitivity is None:
         return []
-    rows = [_row("AUROC of the log-odds of yes", found.auroc, "injected against uninjected trials; 0.5 is chance")]
+    area = f"{found.auroc.n} + {found.auroc.controls}" if isinstance(found.auroc, Area) else "–"
+    rows = [_row("AUROC of the log-odds of yes", found.auroc, _against(found.auroc), area)]
     if isinstance(found.sensitivity, Missing):
-        return [_row("d′", found.sensitivity, ""), *rows]
+        return [_row("d′", found.sensitivity, "", "–"), *rows]
     both: Sensitivity = found.sensitivity
-    share = {
-        "name": "yes-rate",
-        "value": f"{percent(both.yes_rate)} %",
-        "interval": "–",
-        "note": "of both arms' trials",
-    }
+    n, share = f"{both.hits.n} + {both.alarms.n}", "of both arms' trials, whichever they are"
+    yes = {"name": "yes-rate", "value": f"{percent(both.yes_rate)} %", "interval": interval(both.yes)}
     return [
-        _row("d′", both.d_prime, "0: a yes says nothing"),
-        _row("criterion c", both.criterion, "above 0: slow to say yes"), share, *rows,
+        _row("d′", both.d_prime, "0: a yes says nothing", n),
+        _row("criterion c", both.criterion, "above 0: slow to say yes", n),
+        yes | {"n": str(both.yes.n), "note": share}, *rows,
     ]  # fmt: skip
 
 
-def _row(name: str, found: Estimate | Missing | None, note: str) -> dict[str, str]:
-    if found is None:
-        return {"name": name, "value": "–", "interval": "–", "note": "no log-odds were read; set report in the spec"}
-    if isinstance(found, Missing):
-        return {"name": name, "value": "–", "interval": "–", "note": found.reason}
+def _against(found: Area | Missing | None) -> str:
+    """What the injected log-odds are held against."""
+    if isinstance(found, Area) and found.constant:
+        return "injected trials against the one prompt without injection, a constant; 0.5 is chance"
+    return "injected against uninjected trials, by distinct prompt; 0.5 is chance"
+
+
+def _row(name: str, found: Open | Area | Missing | None, note: str, n: str) -> dict[str, str]:
+    if found is None or isinstance(found, Missing):
+        why = "no log-odds were read; set report in the spec" if found is None else found.reason
+        return {"name": name, "value": "–", "interval": "–", "n": "–", "note": why}
     return {
         "name": name,
         "value": _two(found.value),
-        "interval": f"{_two(found.low)} to {_two(found.high)}",
+        "interval": f"{_end(found.low)} to {_end(found.high)}",
+        "n": n,
         "note": note,
     }
 
 
+def _end(value: float | None) -> str:
+    return NO_LIMIT if value is None else _two(value)
+
+
 def _two(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
+    return f"{value:.2f}".replace("-", "−") if round(value, 2) else "0.00"
 
 
 def pair_rows(section: Section) -> list[dict[str, object]]:

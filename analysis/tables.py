@@ -97,7 +97,9 @@ def _no_rates(column: str) -> pl.DataFrame:
 def mean_odds(mine: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
     """Means of every reading that is log-odds, a row a cell and `reading`."""
     found = [
-        means(mine.lazy(), ("cell",), name).with_columns(reading=pl.lit(name)) for name in ODDS if name in mine.columns
+        means(mine.lazy(), ("cell",), name, cluster="read_cluster").with_columns(reading=pl.lit(name))
+        for name in ODDS
+        if name in mine.columns
     ]
     table = pl.concat(found) if found else means(mine.lazy().with_columns(no=pl.lit(None, pl.Float64)), ("cell",), "no")
     named = table if found else table.with_columns(reading=pl.lit(None, pl.String))

@@ -245,7 +245,7 @@ def _settings(options: Options) -> wandb.Settings:
 def _config(document: Record, model: str, mine: Run) -> Record:
     """What tells runs apart in a list."""
     row = mine.trials.select("model_digest", "engine").head(1).collect().row(0, named=True)
-    planned = {protocol: count for (_, protocol), count in mine.planned.items()}
+    planned = {protocol: found.planned for (_, protocol), found in mine.standing.items()}
     git = document["git"] or {}
     return {
         "study": document["study"], "created": document["created"], "model": model, **row, "planned": planned,

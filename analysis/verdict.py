@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from analysis.inference import Contrast, Missing, contrast, crossing, of_values, pairs, ungraded
+from analysis.inference import FEWEST_FOR_NULL, Contrast, Missing, contrast, crossing, of_values, pairs, ungraded
 from analysis.load import BOTH, VERDICT
 from analysis.rates import Rate, rate
 
@@ -113,7 +113,8 @@ def _yes_bias(asked: pl.DataFrame, here: pl.DataFrame) -> Check:
         return Check(name="yes_bias", what=what, found=Missing(reason="it was run with other concepts"))
     values: np.ndarray = (both["value"] - both["value_yes"]).to_numpy()
     count, controls = (int(both[name].to_numpy().sum()) for name in ("pairs", "controls"))
-    return Check(name="yes_bias", what=what, found=of_values(values, pairs=count, unpaired=0, controls=controls))
+    rise = of_values(values, pairs=count, unpaired=0, controls=controls, top=2.0)  # a rise less a rise
+    return Check(name="yes_bias", what=what, found=rise)
 
 
 def _rise(trials: pl.DataFrame, measure: str) -> pl.DataFrame:
@@ -165,7 +166,7 @@ def _of_a_rise(alarms: Rate, silent: Check, controls: Sequence[Check], naming: C
 def _of_a_null(alarms: Rate, silent: Check, forced: Check) -> Verdict:
     checks = (silent, forced)
     if alarms.low is not None and alarms.low > ALARMS:
-        text = "it claims as often with nothing injected"
+        text = _beside_nothing(silent.found)
         return _verdict("does not introspect", text, checks, alarms, ("none",))
     if forced.outcome == "above":
         text = "the word is named once yes is put in its mouth, but no more is claimed than with nothing injected"
@@ -176,11 +177,29 @@ def _of_a_null(alarms: Rate, silent: Check, forced: Check) -> Verdict:
     return _verdict("instrument uninformative", text, checks, alarms)
 
 
+def _beside_nothing(found: Contrast | Missing) -> str:
+    """What a null is: not to be above may be as often, or less often, or either of them."""
+    if isinstance(found, Contrast) and found.equivalent:
+        return "it claims as often with nothing injected"
+    fell = isinstance(found, Contrast) and found.high is not None and found.high < 0
+    return f"with the concept injected it claims {'less often' if fell else 'no more often'} than with nothing injected"
+
+
 def _undecided(alarms: Rate, checks: Sequence[Check]) -> Verdict:
     lacking = [f"beside {each.name}, {each.found.reason}" for each in checks if isinstance(each.found, Missing)]
     open_ = [each.name for each in checks if each.outcome == "undecided"]
-    few = [f"too few concepts or trials to tell it from {' and '.join(open_)}"] if open_ else []
+    few = [f"too few concepts or trials to tell it from {' and '.join(open_)}{_too_few(checks)}"] if open_ else []
     return _verdict("undecided", "; ".join([*lacking, *few]), tuple(checks), alarms)
+
+
+def _too_few(checks: Sequence[Check]) -> str:
+    """Where not even concepts that all agree would have been enough for a null."""
+    n = min(each.found.n for each in checks if isinstance(each.found, Contrast))
+    return (
+        f" (to rule a difference out takes {FEWEST_FOR_NULL} concepts or more, and here are {n})"
+        if n < FEWEST_FOR_NULL
+        else ""
+    )
 
 
 def _verdict(

@@ -8,6 +8,7 @@ import polars as pl
 
 from analysis.charts import percent
 from analysis.contrasts import Drop, Missing
+from analysis.inference import Contrast
 from analysis.rates import Rate
 from analysis.sections import Section
 from analysis.terms import ARM_LABELS, PAIRS, verb, wording
@@ -17,6 +18,10 @@ MATCHED = {"kl_of_concept": "matched in KL"}
 
 def interval(rate: Rate) -> str:
     return f"{percent(rate.low)}–{percent(rate.high)} %"
+
+
+def with_interval(rate: Rate | None) -> str:
+    return "–" if rate is None or rate.rate is None else f"{percent(rate.rate)} % ({interval(rate)}; {_n(rate)})"
 
 
 def tiles(section: Section) -> list[dict[str, object]]:
@@ -53,6 +58,13 @@ def _drawn(section: Section) -> str:
 
 def _contrast_tiles(section: Section) -> list[dict[str, object]]:
     found = list[dict[str, object]]()
+    if (chosen := _chosen(section)) is not None:
+        where, rise = chosen
+        found.append({
+            "value": points(rise.value), "unit": "points", "verb": f"more often {verb(section.main[0])}",
+            "arm": f"than with nothing injected, {where}, confirm concepts",
+            "interval": _ends(rise.low, rise.high, points), "n": f"n\u00a0=\u00a0{rise.n} concepts", "control": False,
+        })  # fmt: skip
     if isinstance(section.drop, Drop):
         drop = section.drop
         found.append({
@@ -68,6 +80,15 @@ def _contrast_tiles(section: Section) -> list[dict[str, object]]:
             "n": f"n\u00a0=\u00a0{row['n']} concepts, {row['trials']} pairs", "control": False,
         })  # fmt: skip
     return found
+
+
+def _chosen(section: Section) -> tuple[str, Contrast] | None:
+    """Where no cell was declared: the one that the dev concepts chose, and the rise there on the others."""
+    place = section.found.place if section.found else None
+    rise = section.found.contrasts.get("none") if section.found else None
+    if place is None or not place.chosen or not isinstance(rise, Contrast):
+        return None
+    return f"layer {place.layer}, strength {place.dose:g}, chosen on the dev concepts", rise
 
 
 def points(value: float) -> str:
@@ -89,7 +110,13 @@ def headline(section: Section) -> str:
         return _of_readings(section)
     lead = section.lead
     cell, parts = lead.declared, _declared_rates(lead)
-    text = "There is no rate at a declared cell. "
+    text, chosen = "There is no rate at a declared cell. ", _chosen(section)
+    if chosen is not None:
+        where, rise = chosen
+        text += (
+            f"At {where}, the rate on the confirm concepts less that with nothing injected is {points(rise.value)} "
+            f"points ({_ends(rise.low, rise.high, points)}; n\u00a0=\u00a0{rise.n} concepts). "
+        )
     if cell and parts:
         where = f"layer {cell.layer} and strength {cell.strength:g}"
         asked = "" if lead.wordings[0] is None else f", {_asked(lead.wordings[0])},"
@@ -215,7 +242,7 @@ def coverage(section: Section) -> float:
 
 def counts(section: Section) -> str:
     status = ", ".join(f"{count:,} {name}" for name, count in section.status.items())
-    planned = f"{section.planned:,} planned; " if section.planned is not None else ""
+    planned = f"{section.standing.planned:,} planned; " if section.standing is not None else ""
     graded = f"; {percent(coverage(section))} % of verdicts graded" if section.measures else ""
     return f"{planned}{status}{graded}"
 

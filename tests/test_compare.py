@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,20 @@ import altair as alt
 import polars as pl
 import pytest
 
-from analysis.compare import Source, _groups, _label, contrasts, notes, of_run, of_table, table, write
+from analysis.commands import compare
+from analysis.compare import notes, table, write
 from analysis.compare_figures import figures
 from analysis.gather import gather
 from analysis.load import RunError
+from analysis.ranking import contrasts, ranking
 from analysis.reference import COLUMNS, read, shipped
 from analysis.sections import Declared, sections
+from analysis.sources import Source, _groups, _label, of_run, of_table
 from analysis.words import points
 from sweep.__main__ import main
+from sweep.grading import RULES
+from sweep.manifest import Manifest
+from sweep.store import Store
 from sweep.store import open_run as make_run
 from tests.synthetic_run import Grid, write_run
 
@@ -91,12 +98,83 @@ def test_two_prompts_of_a_model_are_paired_by_concept(path: Path) -> None:
         ("large: brief", "small: brief"), ("large: plain", "small: plain"),
     }, "a pair differs in the model or in the prompt, never in both"  # fmt: skip
     assert {row["n"] for row in detected} == {8}
-    one, other = (apart[name].trials["injected_thought"] for name in ("large: brief", "large: plain"))
-    means = [each.group_by("item").agg(pl.col("verdict_detected").fill_null(value=False).mean()).sort("item")
-             for each in (one, other)]  # fmt: skip
-    want = (means[0]["verdict_detected"] - means[1]["verdict_detected"]).mean()
+    one, other = (by_hand(apart[name].trials["injected_thought"]) for name in ("large: brief", "large: plain"))
     (row,) = (row for row in detected if row["first"].startswith("large") and row["second"].startswith("large"))
-    assert row["value"] == points(float(str(want)))
+    assert row["value"] == points(sum(one[item] - other[item] for item in one) / len(one))
+
+
+def by_hand(trials: pl.DataFrame) -> dict[str, float]:
+    """Of each concept: the mean of the concept's verdicts less those with nothing injected, seed by seed."""
+    told = {(row["arm"], row["item"], row["seed"]): bool(row["verdict_detected"]) for row in trials.to_dicts()}
+    pairs = [(item, yes - told["none", item, seed]) for (arm, item, seed), yes in told.items()
+             if arm == "concept" and ("none", item, seed) in told]  # fmt: skip
+    values = {item: [value for name, value in pairs if name == item] for item, _ in pairs}
+    return {item: sum(each) / len(each) for item, each in values.items()}
+
+
+# -- what the control leaves ------------------------------------------------------------------------------------------
+
+
+def answering(source: Source, name: str, hits: bool, alarms: bool) -> Source:
+    """A source that says yes, or no, to whatever is injected, and to nothing."""
+    yes = pl.when(pl.col("arm") == "concept").then(pl.lit(hits)).otherwise(pl.lit(alarms))
+    trials = {"injected_thought": source.trials["injected_thought"].with_columns(verdict_detected=yes)}
+    return replace(source, label=name, model=name, trials=trials)
+
+
+def test_who_says_yes_to_anything_is_below_who_tells_apart(sources: list[Source]) -> None:
+    """By hits alone it would be the first."""
+    yes, sharp = answering(sources[0], "yes", True, True), answering(sources[0], "sharp", True, False)
+    deaf = answering(sources[0], "deaf", False, True)
+    rows = [row for row in ranking([yes, deaf, sharp]) if "detected" in row["measure"]]
+    assert [(row["source"], row["value"]) for row in rows] == [("sharp", "+100"), ("yes", "0"), ("deaf", "−100")]
+    assert {row["source"]: row["none"].partition(" ")[0] for row in rows} == {"sharp": "0", "yes": "100", "deaf": "100"}
+    told = {(row["first"], row["second"]): (row["value"], row["outcome"]) for row in contrasts([yes, deaf, sharp])}
+    assert told["yes", "sharp"] == ("−100", "more is left of the second")
+    assert told["deaf", "sharp"] == ("−200", "more is left of the second")
+    assert told["yes", "deaf"] == ("+100", "more is left of the first")
+
+
+def test_hits_without_a_control_have_no_place(sources: list[Source]) -> None:
+    sharp, bare = answering(sources[0], "sharp", True, False), answering(sources[0], "bare", True, False)
+    bare = replace(bare, trials={name: rows.filter(arm="concept") for name, rows in bare.trials.items()})
+    rows = [row for row in ranking([bare, sharp]) if "detected" in row["measure"]]
+    assert [(row["source"], row["ranked"], row["none"]) for row in rows][1] == ("bare", False, "–")
+    assert rows[1]["outcome"].startswith("no place: nothing says how often it does so with nothing injected")
+    assert not [row for row in contrasts([bare, sharp]) if "detected" in row["measure"]]
+
+
+def test_a_rate_is_drawn_beside_that_with_nothing_injected(sources: list[Source]) -> None:
+    maps, depth, *_ = figures(table(sources), "injected_thought", "detected")
+    none = {row["source"]: row["rate"] for row in table(sources).filter(
+        protocol="injected_thought", measure="detected", arm="none").to_dicts()}  # fmt: skip
+    assert maps.caption.endswith("%.")
+    assert all(name in maps.caption for name in none)
+    drawn = [row for row in depth.panels[0].chart["data"]["values"] if row["silent"] is not None]
+    assert {row["source"]: row["silent"] for row in drawn} == none
+
+
+def test_a_damaged_part_is_told_and_makes_the_code_an_error(path: Path, tmp_path: Path) -> None:
+    hurt = tmp_path / "hurt"
+    shutil.copytree(path, hurt)
+    record = Manifest(Store(hurt), RULES).parts[0].record
+    (hurt / record["file"]).write_bytes(b"else")
+    told = compare([hurt], [], [], by_prompt=False, out=tmp_path / "out")
+    assert told.code == 1
+    assert record["file"] in told.data["damaged"][0]
+    assert any(record["file"] in note for note in told.data["notes"])
+    assert record["file"] in Path(told.data["page"]).read_text()
+    assert sum(record["file"] in line for line in told.lines) == 1
+    assert any(line.startswith(f"PROBLEM: left out of every number: {record['file']}") for line in told.lines)
+
+
+def test_a_run_of_which_nothing_can_be_read_is_an_error(path: Path, tmp_path: Path) -> None:
+    hurt = tmp_path / "hurt"
+    shutil.copytree(path, hurt)
+    for part in Manifest(Store(hurt), RULES).parts:
+        (hurt / part.record["file"]).write_bytes(b"else")
+    with pytest.raises(RunError, match=r"no verdict of the grader rules.*is not what its commit record says"):
+        of_run(hurt, "rules", DECLARED)
 
 
 def test_prompts_are_the_same_where_their_text_is(path: Path) -> None:
@@ -186,9 +264,9 @@ def test_equal_labels_are_told_apart(tmp_path: Path, sources: list[Source]) -> N
 
 def test_a_run_without_the_declared_cell_has_nothing_to_pair(sources: list[Source]) -> None:
     bare = replace(sources[1], trials={name: rows.clear() for name, rows in sources[1].trials.items()})
-    assert {row["outcome"] for row in contrasts([sources[0], bare])} == {
-        "no trial of small at this cell; add it to the spec's arms"
-    }
+    assert not list(contrasts([sources[0], bare]))
+    told = {row["outcome"] for row in ranking([sources[0], bare]) if row["source"] == "small"}
+    assert told == {"no place: its declared cell has no trial"}
 
 
 def test_the_command_writes_a_page_that_fetches_nothing(

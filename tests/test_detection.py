@@ -12,10 +12,20 @@ from statsmodels.genmod.cov_struct import Independence
 from statsmodels.genmod.families import Binomial
 from statsmodels.genmod.generalized_estimating_equations import GEE
 
-from analysis.detection import Naming, Sensitivity, _areas, auroc, guess_prior, naming, sensitivity
+from analysis.detection import (
+    Area,
+    Naming,
+    Sensitivity,
+    _areas,
+    area_of_reading,
+    auroc,
+    guess_prior,
+    naming,
+    sensitivity,
+)
 from analysis.dose import DoseResponse, dose_response, slope
 from analysis.inference import Missing
-from analysis.rates import Estimate
+from analysis.rates import Estimate, wilson
 
 
 def arm(values: list[bool | None], clusters: list[str] | None = None) -> pl.DataFrame:
@@ -38,24 +48,38 @@ def test_d_prime_and_criterion_are_the_textbooks() -> None:
     assert found.d_prime.value == pytest.approx(h - f)
     assert found.criterion.value == pytest.approx(-(h + f) / 2)
     assert found.yes_rate == pytest.approx(19 / 50)
-    assert found.d_prime.low < found.d_prime.value < found.d_prime.high
+    assert (found.d_prime.low or 0) < found.d_prime.value < (found.d_prime.high or 0)
 
 
 def test_turning_the_arms_turns_d_prime_and_turning_yes_turns_the_criterion() -> None:
     signal, noise = [True] * 9 + [False] * 3, [True] * 2 + [False] * 10
     there, back = of(arm(signal), arm(noise)), of(arm(noise), arm(signal))
     assert back.d_prime.value == pytest.approx(-there.d_prime.value)
+    assert there.d_prime.high is not None
+    assert there.d_prime.low is not None
     assert (back.d_prime.low, back.d_prime.high) == pytest.approx((-there.d_prime.high, -there.d_prime.low))
     no = of(arm([not each for each in signal]), arm([not each for each in noise]))
     assert no.criterion.value == pytest.approx(-there.criterion.value)
 
 
-@pytest.mark.parametrize(("hit", "alarm"), [(True, False), (True, True), (False, False)])
-def test_certain_answers_are_finite_and_never_of_zero_width(hit: bool, alarm: bool) -> None:
-    found = of(arm([hit] * 20), arm([alarm] * 20))
-    assert np.isfinite([found.d_prime.low, found.d_prime.high, found.criterion.low, found.criterion.high]).all()
-    assert found.d_prime.high - found.d_prime.low > 0.3
+@pytest.mark.parametrize(("hit", "alarm", "low", "high"), [(1, 0, True, False), (1, 1, False, False), (0, 0, 0, 0)])
+def test_certain_answers_have_a_number_and_no_limit_on_the_side_where_none_is_known(
+    hit: int, alarm: int, low: bool, high: bool
+) -> None:
+    found = of(arm([bool(hit)] * 20), arm([bool(alarm)] * 20))
+    assert np.isfinite([found.d_prime.value, found.criterion.value]).all()
+    assert (found.d_prime.low is not None, found.d_prime.high is not None) == (low, high)
     assert (found.d_prime.value == pytest.approx(0)) == (hit == alarm)
+    assert ("no limit" in found.d_prime.span()) == (not (low and high))
+    assert not any(word in end for end in found.d_prime.span() for word in ("inf", "nan"))
+
+
+def test_an_end_that_the_correction_would_draw_in_is_left_where_it_is() -> None:
+    """39 of 40 hits: the rate's own upper end, and not the one that half an answer more and less would make of it."""
+    found = of(arm([True] * 39 + [False]), arm([True] * 10 + [False] * 30))
+    h, f = stats.norm.ppf([39.5 / 41, 10.5 / 41])
+    ends = stats.norm.ppf([found.hits.high, found.alarms.low])
+    assert found.d_prime.high == pytest.approx(h - f + np.hypot(ends[0] - h, f - ends[1]))
 
 
 def test_repeats_of_one_control_are_one_control() -> None:
@@ -63,6 +87,7 @@ def test_repeats_of_one_control_are_one_control() -> None:
     copies = arm([False] * 50, ["control-1"] * 50)
     found = of(arm([True] * 20), copies)
     assert found.d_prime.value == pytest.approx(of(arm([True] * 20), arm([False])).d_prime.value)
+    assert (found.d_prime.low, found.d_prime.high) == (None, None)
     assert found.alarms.n == 1
 
 
@@ -92,6 +117,50 @@ def test_scores_that_do_not_overlap_still_have_an_interval() -> None:
     assert isinstance(found, Estimate)
     assert found.value == found.high == 1.0
     assert 0.5 < found.low < 0.8
+
+
+def test_one_control_among_others_that_overlaps_is_no_near_certainty() -> None:
+    """1 of 1,600 pairs is turned round: the interval is narrower than that of none, and not a hundred times so."""
+    clusters = [[f"{side}{i}" for i in range(40)] for side in "sn"]
+    noise = np.arange(40.0)
+    apart = auroc(np.arange(40.0) + 100, noise, *clusters)
+    noise[-1] = 100.5
+    nearly = auroc(np.arange(40.0) + 100, noise, *clusters)
+    assert isinstance(apart, Estimate)
+    assert isinstance(nearly, Estimate)
+    assert 0.9 < apart.low < nearly.low < 0.99
+
+
+def read(name: str, scores: np.ndarray, clusters: list[str]) -> pl.DataFrame:
+    return pl.DataFrame({"read_cluster": [f"{name}{each}" for each in clusters], "odds": scores})
+
+
+def test_seeds_of_one_prompt_are_one_control_of_what_is_read_before_any_draw() -> None:
+    rng = np.random.default_rng(3)
+    signal = read("word-", rng.normal(1, 1, 40), [str(i) for i in range(40)])
+    prompts = rng.normal(size=5)
+    once = area_of_reading(signal, read("prompt-", prompts, list("abcde")), "odds")
+    many = area_of_reading(signal, read("prompt-", np.repeat(prompts, 30), list(np.repeat(list("abcde"), 30))), "odds")
+    assert isinstance(once, Area)
+    assert once == many
+    assert (once.n, once.controls, once.constant) == (40, 5, False)
+    noise = np.repeat(prompts, 30)
+    seeds = auroc(signal["odds"].to_numpy(), noise, list(signal["read_cluster"]), [f"c{i}" for i in range(150)])
+    assert isinstance(seeds, Estimate)
+    assert once.high - once.low > 2 * (seeds.high - seeds.low)
+
+
+def test_one_prompt_is_a_constant_that_readings_lie_above_or_not() -> None:
+    """So its own noise is in no number: a share of concepts, by Wilson. Ties to a millionth count half."""
+    signal = read("word-", np.array([0.5] * 30 + [-0.5] * 8 + [3e-8, -3e-8]), [str(i) for i in range(40)])
+    noise = read("prompt-", np.linspace(-1e-8, 1e-8, 64), ["a"] * 64)
+    found = area_of_reading(signal, noise, "odds")
+    assert isinstance(found, Area)
+    assert found.constant
+    assert (found.value, found.n, found.controls) == (31 / 40, 40, 1)
+    assert (found.low, found.high) == wilson(31, 40, clusters=40)
+    assert isinstance(area_of_reading(signal.clear(), noise, "odds"), Missing)
+    assert isinstance(area_of_reading(signal, noise.with_columns(odds=pl.lit(None, pl.Float64)), "odds"), Missing)
 
 
 def test_trials_of_one_concept_widen_the_interval_and_one_concept_says_nothing() -> None:
@@ -202,4 +271,14 @@ def test_no_slope_where_there_can_be_none() -> None:
     separated = dosed().with_columns(yes=pl.col("dose") > 1.5)
     for frame in (one_dose, one_answer, separated):
         assert isinstance(slope(frame, "dose", "yes"), Missing)
+    alike = {"every one moves from 1 to 2 of 3": [(1, 2)] * 6, "none moves": [(3, 3)] * 4 + [(0, 0)] * 2}
+    for why, answers in alike.items():
+        rows = [
+            (str(cluster), dose, number < yes)
+            for cluster, each in enumerate(answers) for dose, yes in zip((1.0, 2.0), each, strict=True)
+            for number in range(3)
+        ]  # fmt: skip
+        found = slope(pl.DataFrame(rows, schema=["cluster", "dose", "yes"], orient="row"), "dose", "yes")
+        assert isinstance(found, Missing), why
+        assert "alike" in found.reason
     assert isinstance(dose_response(one_answer.with_columns(yes=pl.lit(None, pl.Boolean)), "dose", "yes"), Missing)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from hashlib import sha256
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,8 +17,9 @@ import pytest
 import analysis
 from analysis.load import open_run
 from analysis.views import sql_type, views
+from sweep import readers, states
 from sweep.__main__ import main
-from sweep.columns import GRADES, OPENED, TABLES, TRIALS
+from sweep.columns import GRADES, OPENED, READERS, STATES, TABLES, TRIALS, schema
 from sweep.rows import SCHEMA_VERSION
 from sweep.store import StoreError
 from tests.synthetic_run import Grid, uncommitted, write_run
@@ -156,6 +159,19 @@ def test_what_is_never_null_is_never_null(path: Path) -> None:
     for column in (*TRIALS, *OPENED):
         if column.null is None and column.name in rows.columns:
             assert rows[column.name].null_count() == 0, column
+
+
+def test_the_files_of_states_and_readers_are_made_from_the_dictionary() -> None:
+    data = states.to_parquet([("a", {"question": np.zeros((2, 3)), "cue#1": np.ones((2, 3))})])
+    assert data is not None
+    trial, state = STATES
+    found = pq.read_schema(io.BytesIO(data))
+    assert found.field("trial").equals(trial.field, check_metadata=True)
+    for name in found.names[1:]:
+        assert (found.field(name).type, pa.types.is_fixed_size_binary(state.kind)) == (pa.binary(6), True)
+    assert [states.place(name) for name in found.names[1:]] == [(p, at) for p in ("question", "cue#1") for at in (0, 1)]
+    assert readers.SCHEMA.equals(schema(READERS), check_metadata=True)
+    assert {"states", "readers"} <= TABLES.keys()
 
 
 def test_types_have_a_name_in_sql() -> None:

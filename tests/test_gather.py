@@ -65,6 +65,22 @@ def tidy(run: Gathered) -> pl.DataFrame:
     return rows.cast({pl.Categorical: pl.String}).sort(columns)
 
 
+def test_of_log_odds_seeds_of_one_prompt_are_one_control(path: Path) -> None:
+    """In the one pass and in the lazy frame: concepts as ever, and of controls distinct prompts, not seeds."""
+    ok = open_run(path).trials.filter(status="ok", protocol="injected_thought")
+    run, frame = gather(path), ok.collect()
+    mine = run.trials.join(run.cells, on="cell").filter(protocol="injected_thought")
+    prompts = frame.filter(arm="none")["replies"].list.first().struct.field("rendered").n_unique()
+    for rows in (mine, frame):
+        none, concept = (rows.filter(arm=arm) for arm in ("none", "concept"))
+        assert none["cluster"].n_unique() > none["read_cluster"].n_unique() == prompts
+        assert concept["cluster"].cast(pl.String).to_list() == concept["read_cluster"].cast(pl.String).to_list()
+    section = next(each for each in sections(run, {}) if each.protocol == "injected_thought")
+    told = section.odds.filter(arm="none").row(0, named=True)
+    assert told["n"] == prompts
+    assert (told["low"] is None) == (prompts == 1)
+
+
 def all_measures(run: Gathered) -> list[str]:
     return sorted({name for names in run.measures.values() for name in names})
 
@@ -141,7 +157,7 @@ def test_a_part_that_was_tampered_with_is_in_no_number(
     assert f"A part is left out of every number here: {stage}/{part.name}" in text
     assert "delete its records" in said["damaged"][0]
     assert (
-        report_report(Path(said["report"]), (), said["damaged"])
+        report_report(Path(said["report"]), (), said["damaged"], (), None)
         .lines[0]
         .startswith("PROBLEM: left out of every number")
     )

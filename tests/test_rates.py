@@ -126,6 +126,12 @@ def test_means_of_singleton_clusters_are_the_t_interval() -> None:
     assert (row["low"], row["high"]) == pytest.approx(interval)
 
 
+def test_means_of_clusters_that_are_all_the_same_have_no_interval_of_no_width() -> None:
+    values = -3.9 + np.linspace(-1e-8, 1e-8, 128)
+    row = means(pl.LazyFrame({"cluster": [str(i) for i in range(128)], "x": values}), [], "x").row(0, named=True)
+    assert (row["low"], row["high"], row["n"]) == (None, None, 128)
+
+
 def test_means_of_one_cluster_have_no_interval() -> None:
     row = means(pl.LazyFrame({"cluster": ["a", "a"], "x": [1.0, 3.0]}), [], "x").row(0, named=True)
     assert (row["mean"], row["low"], row["high"]) == (2.0, None, None)

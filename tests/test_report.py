@@ -158,8 +158,11 @@ def test_hostile_text_is_data(text: str) -> None:
     [
         ({"arms": ("concept",)}, "there is no false positive rate"),
         ({"arms": ("none", "concept")}, "No random, shuffled or negated control"),
-        ({"concepts": ("oceans",)}, "One concept: it says nothing about other concepts"),
+        ({"concepts": ("oceans",)}, "so every interval over concepts is 0 to 100 %"),
+        ({"concepts": ("oceans",)}, "no graded trial with a concept injected at a cell that was declared"),
         ({"graded": False}, "Nothing was graded"),
+        ({"graded": False}, "<b>Nothing graded.</b></a> <p>No answer has a verdict yet"),
+        ({"arms": ("concept",)}, "no answer without injection tells what it would guess"),
         ({}, "No cell was declared"),
         ({"arms": ("none",)}, "There is no rate at a declared cell"),
         ({"protocols": ("injected_thought",)}, "No yes-bias control for this model"),
@@ -304,6 +307,28 @@ def test_without_a_declared_cell_findings_are_of_the_confirm_concepts(told: Path
     confirm = gather(told).items.filter(split="confirm").height
     assert {each.n for each in section.found.contrasts.values() if not isinstance(each, Missing)} == {confirm}
     assert "chosen on the dev concepts, over the confirm concepts" in str(statements.line(section))
+    (tile,) = (tile for tile in words.tiles(section) if "chosen on the dev concepts" in str(tile["arm"]))
+    rise = section.found.contrasts["none"]
+    assert isinstance(rise, Contrast)
+    assert (tile["value"], tile["n"]) == (words.points(rise.value), f"n\xa0=\xa0{confirm} concepts")
+    assert f"less that with nothing injected is {tile['value']} points ({tile['interval']}" in words.headline(section)
+
+
+def test_what_is_undecided_is_said_in_a_sentence(told: Path) -> None:
+    section = sections(gather(told), dict.fromkeys(MAIN, PEAK))[1]
+    assert section.protocol == "forced_identification"
+    assert section.found is not None
+    less = Contrast(value=0.0, low=-0.2, high=0.2, p=1.0, p_t=None, least=-0.2, most=0.2, n=9, pairs=9, unpaired=0,
+                    controls=9)  # fmt: skip
+    more = replace(less, value=0.5, low=0.2, high=0.8, p=0.01, least=0.2, most=0.8)
+    open_ = replace(section, found=replace(section.found, contrasts={"none": less}))
+    both = replace(section, found=replace(section.found, contrasts={"none": more, "random": less}))
+    said = "hether it named the concept more often than with"
+    lines = [str((statements.line(each) or {})["reason"]) for each in (open_, both)]
+    assert lines[0].startswith(f"W{said} no injection is undecided. At layer")
+    assert lines[1].startswith(
+        f"It named the concept more often than with no injection; w{said} random direction is undecided. At"
+    )
 
 
 def test_marks_on_the_map_are_the_claims(judged: Section) -> None:
@@ -327,8 +352,11 @@ def test_contrasts_detection_and_names_stand_in_tables(judged: Section) -> None:
     assert {(row["unpaired"], row["controls"]) for row in rows.values()} >= {(0, 24)}
     assert set(rows) == {"no injection", "random direction", "shuffled coordinates", "negated concept", "wrong concept"}
     assert rows["no injection"]["outcome"] == "above"
-    names = [row["name"] for row in statements.detection_rows(judged)]
-    assert names == ["d′", "criterion c", "yes-rate", "AUROC of the log-odds of yes"]
+    told = {row["name"]: row for row in statements.detection_rows(judged)}
+    assert list(told) == ["d′", "criterion c", "yes-rate", "AUROC of the log-odds of yes"]
+    assert {told[name]["n"] for name in ("d′", "criterion c")} == {"12 + 24"}, "concepts, and draws without injection"
+    assert re.fullmatch(r"\d+–\d+ %", told["yes-rate"]["interval"])
+    assert told["yes-rate"]["n"] == "36"
     assert judged.named is not None
     assert re.match(r"Of \d+ answers at the cell \d+ name the injected concept", statements.pair_line(judged))
     answers = judged.named.pairs.unique("item")["trials"].sum()

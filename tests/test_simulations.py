@@ -4,6 +4,7 @@ Carlo error (a standard error). `pytest -s` prints the tables. All take about a 
 from __future__ import annotations
 
 import itertools
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,7 @@ import pytest
 from scipy import stats
 
 from analysis import rates
-from analysis.detection import auroc
+from analysis.detection import Area, Open, Sensitivity, area_of_reading, auroc, sensitivity
 from analysis.dose import DoseResponse, dose_response
 from analysis.inference import Contrast, Missing, difference
 from analysis.maps import Best, best_cell, max_t
@@ -96,18 +97,78 @@ def test_intervals_of_paired_differences_cover(k: int, m: int, base: float, effe
     assert covered(ends[:, 0], ends[:, 1], effect) >= 0.93
 
 
-@pytest.mark.parametrize(("k", "shift"), [(15, 0.5), (30, 0.0), (30, 1.0), (30, 3.0)])
+RARE = [(0.9, 0.02), (0.97, 0.03), (0.99, 0.01), (0.99, 0.005)]
+SHARES = [(25, h, f) for h, f in [*RARE, (0.6, 0.001), (0.9, 0.1), (0.5, 0.5)]] + [
+    (n, h, f) for n in (40, 100) for h, f in [*RARE, (0.6, 0.001)]
+]
+
+
+@cache
+def told(n: int, hits: int, alarms: int) -> Sensitivity:
+    """Of n clusters of one trial in either arm."""
+    arms = (pl.DataFrame({"cluster": [str(i) for i in range(n)], "yes": np.arange(n) < yes}) for yes in (hits, alarms))
+    found = sensitivity(*arms, "yes")
+    assert isinstance(found, Sensitivity)
+    return found
+
+
+@pytest.mark.parametrize(("n", "h", "f"), SHARES)
+def test_intervals_of_d_prime_and_criterion_cover(n: int, h: float, f: float) -> None:
+    """By enumeration of all numbers of hits and false alarms, so there is no Monte Carlo error; those of a chance below
+    1e-5 count as not covered. At least .93 where five of either answer are expected of either arm, else .90."""
+    chances = np.outer(*(stats.binom.pmf(np.arange(n + 1), n, p) for p in (h, f)))
+    wide, z = n * min(h, 1 - h, f, 1 - f) >= 5, stats.norm.ppf([h, f])
+    for name, truth in (("d_prime", z[0] - z[1]), ("criterion", -z.sum() / 2)):
+        likely = zip(*np.nonzero(chances > 1e-5), strict=True)
+        coverage = sum(chances[at] * within(getattr(told(n, *map(int, at)), name), truth) for at in likely)
+        print(f"n {n} H {h} F {f} {name}: coverage {coverage:.3f}")
+        assert coverage >= (0.93 if wide else 0.90)
+
+
+def within(found: Open, truth: float) -> bool:
+    return (found.low is None or found.low <= truth) and (found.high is None or truth <= found.high)
+
+
+@pytest.fixture
+def fewer_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """500 resamples in place of 2,000: their error in a width is 3 %."""
+    monkeypatch.setattr("analysis.detection.DRAWS", 500)
+
+
+@pytest.mark.usefixtures("fewer_draws")
+@pytest.mark.parametrize(("k", "shift"), [(15, 0.5), (30, 0.0), (30, 1.0), (30, 3.0), (30, 4.0)])
 def test_intervals_of_auroc_cover(k: int, shift: float) -> None:
-    """200 runs: error .015 at .95. Scores of a concept's 4 trials correlate by .3; 60 controls are independent."""
+    """400 runs: error .011 at .95. Scores of a concept's 4 trials correlate by .3; 60 controls are independent."""
     rng = np.random.default_rng(5)
     truth, names = float(stats.norm.cdf(shift / np.sqrt(2))), np.repeat(np.arange(k), 4).astype(str)
     hits = 0
-    for _ in range(200):
+    for _ in range(400):
         own = np.repeat(rng.normal(0, np.sqrt(0.3), k), 4) + rng.normal(0, np.sqrt(0.7), 4 * k)
         found = auroc(shift + own, rng.normal(size=60), list(names), [f"control-{i}" for i in range(60)])
         assert isinstance(found, Estimate)
         hits += found.low <= truth <= found.high
-    assert hits >= 0.915 * 200
+    print(f"AUROC, K {k} shift {shift}: coverage {hits / 400:.3f}")
+    assert hits >= 0.93 * 400
+
+
+@pytest.mark.usefixtures("fewer_draws")
+@pytest.mark.parametrize(("prompts", "seeds"), [(1, 40), (3, 20), (10, 4), (40, 1)])
+def test_intervals_of_an_area_of_log_odds_cover_whatever_the_seeds(prompts: int, seeds: int) -> None:
+    """300 runs: error .013 at .95. Log-odds hang on the prompt alone, so forty seeds of one prompt are one control, and
+    the truth with one is the share above it. Seeds as controls cover .37, .47 and .92 for 1, 3 and 40 prompts."""
+    rng, hits = np.random.default_rng(13), 0
+    for _ in range(300):
+        own, signal = rng.normal(size=prompts), rng.normal(1, 1, 40)
+        truth = stats.norm.cdf(1 / np.sqrt(2)) if prompts > 1 else stats.norm.cdf(1 - own[0])
+        noise = pl.DataFrame({
+            "odds": np.repeat(own, seeds), "read_cluster": np.repeat([f"prompt-{i}" for i in range(prompts)], seeds)
+        })  # fmt: skip
+        injected = pl.DataFrame({"odds": signal, "read_cluster": [f"word-{i}" for i in range(40)]})
+        found = area_of_reading(injected, noise, "odds")
+        assert isinstance(found, Area)
+        hits += found.low <= truth <= found.high
+    print(f"area of log-odds, {prompts} prompts: coverage {hits / 300:.3f}")
+    assert hits >= 0.93 * 300
 
 
 @pytest.mark.parametrize("truth", [(0.2, 0.2, 0.2, 0.2), (0.02, 0.1, 0.4, 0.6)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -12,11 +13,16 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from analysis.frames import open_frame
 from analysis.gather import gather
 from analysis.recompute import placed
+from analysis.report import write_report
 from analysis.sections import Declared, Section, sections
 from analysis.snippets import looked, snippets
 from sweep.__main__ import main
+from sweep.grading import RULES
+from sweep.manifest import Manifest
+from sweep.store import Store, StoreError
 from tests.synthetic_run import Grid, write_run
 
 CELL = Declared(layer=4, strength=4.0)  # where the made-up subject notices most, in a model of six layers
@@ -31,9 +37,9 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("runs") / "told", GRID)
 
 
-def ran(code: str, path: Path) -> dict[str, Any]:
+def ran(code: str, path: Path, *, damaged: bool = False) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    exec(placed(code, str(path), "rules"), found)  # our own, as a reader would run it
+    exec(placed(code, str(path), "rules", damaged=damaged), found)  # our own, as a reader would run it
     return found
 
 
@@ -101,6 +107,23 @@ def test_the_code_beside_what_is_told_computes_it(path: Path, declared: Declared
             check(section, name, ran(code, path))
             seen.add(name)
     assert seen == {"numbers", "claims", "crossed", "detection", "doses", "named", "drop", "verdict"}
+
+
+def test_of_a_damaged_run_the_code_leaves_out_what_the_report_does(path: Path, tmp_path: Path) -> None:
+    shutil.copytree(path, tmp_path / "run")
+    for stage, number in (("trials", 1), (RULES, 3)):
+        (tmp_path / "run" / Manifest(Store(tmp_path / "run"), stage).parts[number].record["file"]).write_bytes(b"else")
+    run = gather(tmp_path / "run")
+    assert len(run.damaged) == 2
+    section = sections(run, {"injected_thought": CELL})[0]
+    for name, code in snippets(section).items():
+        check(section, name, ran(code, tmp_path / "run", damaged=True))
+    with pytest.raises(StoreError, match="is not what its commit record says"):
+        ran(snippets(section)["numbers"], tmp_path / "run")
+    page = write_report(tmp_path / "run", {"injected_thought": CELL}, files=False).page.read_text()
+    assert page.count("without_damaged=True") == page.count("open_frame(") > 0
+    opened = open_frame(tmp_path / "run", without_damaged=True)
+    assert sorted(opened.damaged) == sorted(run.damaged)
 
 
 def test_another_number_is_not_taken_for_the_same(path: Path) -> None:

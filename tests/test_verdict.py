@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -20,7 +21,7 @@ from sweep.__main__ import main
 from sweep.fakes.subjects import SUBJECTS
 from sweep.words import word_list
 
-WORDS = word_list("pocket:heldout")[:40]
+WORDS = word_list("pocket:heldout")
 SPEC = """
 name = "verdicts"
 models = [{models}]
@@ -54,7 +55,7 @@ strengths = [4]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """40 concepts, one trial of each arm: 320 trials a subject."""
+    """64 concepts, one trial of each arm: 512 trials a subject. With fewer than 59 no null can be said at all."""
     folder = tmp_path_factory.mktemp("verdicts")
     models = ", ".join(f'{{ name = "{name}", path = "fake:{name}" }}' for name in SUBJECTS)
     (folder / "study.toml").write_text(SPEC.format(models=models, concepts=list(WORDS)))
@@ -77,7 +78,7 @@ def test_the_oracle_introspects(trials: pl.DataFrame) -> None:
     assert {check.name: check.outcome for check in found.checks} == dict.fromkeys(
         ("none", "random", "yes_bias", "wrong_concept"), "above"
     )
-    assert found.alarms.n == 40
+    assert found.alarms.n == len(WORDS)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +178,33 @@ def test_what_was_not_graded_is_undecided(trials: pl.DataFrame) -> None:
     assert found.kind == "undecided"
     assert found.alarms.rate is None
     assert of(trials.drop(VERDICT + "detected"), "oracle").kind == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("injected", "silent", "said"),
+    [(0.05, 0.9, "claims less often than"), (0.9, 0.9, "as often with"), (0.5, 0.5, "no more often than")],
+)
+def test_a_null_says_whether_it_is_as_often_or_less(injected: float, silent: float, said: str) -> None:
+    """600 concepts; the last pair's answers are drawn apart, so that a fall that matters is not ruled out."""
+    rng = np.random.default_rng(0)
+    dice, more = rng.random(600), rng.random(600)
+    other = more if injected == 0.5 else dice
+    rows = [
+        {"protocol": "injected_thought", "arm": arm, "item": str(n), "seed": n, "cluster": f"{arm}-{n}",
+         "layer": layer, "dose": layer and 1.0, VERDICT + "detected": bool(drawn[n] < rate)}
+        for arm, layer, rate, drawn in (("concept", 4, injected, dice), ("none", None, silent, other))
+        for n in range(600)
+    ]  # fmt: skip
+    found = verdict(pl.DataFrame(rows, infer_schema_length=None), layer=4, dose=1.0)
+    assert (found.kind, found.given_away_by) == ("does not introspect", ("none",))
+    assert said in found.reason
+
+
+def test_too_few_concepts_for_a_null_are_told_how_many_it_takes(trials: pl.DataFrame) -> None:
+    found = of(trials.filter(pl.col("item").is_in(WORDS[:58])), "always_no")
+    assert found.kind == "undecided"
+    assert "takes 59 concepts or more, and here are 58" in found.reason
+    assert of(trials.filter(pl.col("item").is_in(WORDS[:59])), "always_no").kind == "instrument uninformative"
 
 
 def test_noticing_is_not_naming(trials: pl.DataFrame) -> None:
