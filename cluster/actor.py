@@ -17,7 +17,7 @@ from sweep.grading.judge import Judge
 from sweep.place import place
 from sweep.redact import redact
 from sweep.serving import ServingFor
-from sweep.store import Store
+from sweep.store import Store, describe
 from sweep.trial import Model
 from sweep.worker import Done, Worker
 
@@ -73,8 +73,9 @@ class Replica:
         return done
 
     def _make(self) -> Worker:
-        task = self._task
-        return make_worker(Store(place(task.root)), task.grader, task.serving, task.judge, self._meter.engine)
+        task, files = self._task, Store(place(self._task.root))
+        describe(files)  # where its mount is missing nothing is there, and a plan would be empty
+        return make_worker(files, task.grader, task.serving, task.judge, self._meter.engine)
 
 
 class Follower:

@@ -63,7 +63,7 @@ class Crew:
         self._since: dict[str, float] = {}  # when each that holds a place got it, or was counted last
         self._held = 0.0  # seconds of those that hold none any more, and that were not taken
         self._leaving: list[PlacementGroup] = []
-        self._left_alone: list[PlacementGroup] = []  # kept, so that Ray gives these GPUs to nobody of ours again
+        self._left_alone: list[PlacementGroup] = []  # kept, so that Ray gives none of ours these again
         self.draining: Collection[str] = ()
         self._goal = wanted or 1
         self._retired = self._failed = 0
@@ -109,7 +109,8 @@ class Crew:
             await asyncio.sleep(SOON)
 
     def end(self, name: str, *, for_good: bool = False) -> None:
-        """Its processes now, its place soon; another one starts unless it was `for_good`."""
+        """Its processes now, its place soon, and another one starts. `for_good`: none does, and its place is kept, so
+        that none ever does on what may be a bad machine."""
         there = self.seated.pop(name, None)
         if there is None:
             return
@@ -119,7 +120,7 @@ class Crew:
         for rank in there.ranks:
             ray.kill(rank, no_restart=True)
         self._gave_back(name)
-        self._leaving.append(there.group)
+        (self._left_alone if for_good else self._leaving).append(there.group)
         self._poked.set()
 
     def lost(self, name: str, there: Seated, error: RayError) -> ReplicaLost:
@@ -191,7 +192,7 @@ class Crew:
         there = self._staying + sum(not task.done() for task in self._starting.values()) + len(self._waiting)
         if self._wanted is None:
             room = max(1, placement.room(found.staying, self._need))  # of none at all, machines are awaited
-            self._goal = room - len(self._left_alone) - self._retired
+            self._goal = room - len(self._left_alone)
         else:
             self._goal = self._wanted - self._retired
         while there < self._goal and not self._hopeless and time.monotonic() >= self._not_before:

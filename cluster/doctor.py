@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 
 import ray
 import torch
 
+from cluster.connection import connect, disconnect
 from sweep.doctor import Finding
 
 
@@ -26,12 +26,11 @@ def devices() -> Iterator[Finding]:
 def local_ray() -> Iterator[Finding]:
     """A Ray of our own starts and stops again."""
     try:
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        temporary = connect(None, 1)
         resources = ray.cluster_resources()
+        disconnect(temporary)
     except (RuntimeError, ConnectionError, OSError) as error:
         yield Finding(check="ray", ok=False, text=f"{error}; try: sweep run SPEC --in-process")
         return
-    finally:
-        ray.shutdown()
     found = f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
     yield Finding(check="ray", ok=True, text=f"starts: {found}")

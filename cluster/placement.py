@@ -105,11 +105,15 @@ def _gpus_each(gpus: Sequence[int], count: int, packed: int | None) -> float:
     return math.floor(GRAIN / min(sharing, packed or sharing)) / GRAIN
 
 
-def packed(blocks: Sequence[Block], serving: ServingFor) -> int:
-    """How many replicas may lie on one GPU of a cluster: as many as --serve memory= leaves room for."""
-    shares = [serving.of(block.model.name).memory or 1.0 for block in blocks if block.model.engine == "vllm"]
-    others = any(block.model.engine == "transformers" for block in blocks)
-    return 1 if others or not shares else math.floor(1 / max(shares))
+def packed(blocks: Sequence[Block], serving: ServingFor, *, fixed: bool) -> int | None:
+    """How many replicas may lie on one GPU: as many as --serve memory= leaves room for. Where nothing is said of it,
+    on a cluster one, as further machines may come, and on a machine of one's own (`fixed`) as many as asked: None."""
+    of_vllm = [serving.of(block.model.name).memory for block in blocks if block.model.engine == "vllm"]
+    said = [memory for memory in of_vllm if memory is not None]
+    whole = len(said) < len(of_vllm) or any(block.model.engine == "transformers" for block in blocks)
+    if not fixed and (whole or not said):
+        return 1
+    return math.floor(1 / max(said)) if said else None
 
 
 def ranks_each(blocks: Sequence[Block], serving: ServingFor) -> int:

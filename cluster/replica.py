@@ -165,13 +165,13 @@ async def open_ray(
         temporary = connect(address, (replicas or 1) * each * ranks)
         undone.callback(disconnect, temporary)
         machines = list(placement.survey({}).machines.values())
-        room = placement.packed(blocks, serving) if address else None
+        room = placement.packed(blocks, serving, fixed=address is None)
         need = placement.share(machines, replicas, each=each, ranks=ranks, packed=room, fixed=address is None)
         task = Task(
             root=absolute(files.root),
             grader=grader,
             threads=threads if threads or need.gpus else 1,
-            serving=serving,
+            serving=serving.on(need.gpus),
             judge=judge,
             part=need.gpus,
         )

@@ -44,7 +44,7 @@ def _plan(options: argparse.Namespace) -> Report:
     from sweep import study
     from sweep.commands import planning
 
-    found = study.read(options.spec)
+    found = study.read(options.spec, _commits(options))
     return planning.plan_report(found, options.run or Path("runs") / found.spec.name, options.flops)
 
 
@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace) -> Report:
     from sweep.driving.leasing import Limits
     from sweep.driving.pace import Timing
 
-    found, price = study.read(options.spec), running.price(options.price, options.budget)
+    found, price = study.read(options.spec, _commits(options)), running.price(options.price, options.budget)
     progress = running.progress(options.log)
     judge = found.graders.judge
     models = (*found.models, *([judge.asked_as[0]] if judge else []))
@@ -74,9 +74,19 @@ def _run(options: argparse.Namespace) -> Report:
     loads = (*prepared.blocks, *(judge.blocks(prepared.blocks) if judge else ()))
     with progress:
         pool = _pool(options, files, found.graders.setting, serving, loads, judge)
-        limits = Limits(share=options.share, timing=Timing(grace=options.grace), price=price)
+        limits = Limits(
+            share=options.share, timing=Timing(grace=options.grace), price=price, submission=options.submission
+        )
         summary = run.start(files, prepared.blocks, pool, progress, found.graders.rules.stage, judge, limits)
     return ending.run_report(folder, options.spec, summary)
+
+
+def _commits(options: argparse.Namespace) -> Callable[[str], Mapping[tuple[str, str], str]]:
+    """At which commits the run has its models already, where a study of that name has one."""
+    from sweep import plan, store
+    from sweep.driving import launch
+
+    return lambda name: launch.commits(plan.load(store.Store(options.run or Path("runs") / name)))
 
 
 def _check_engines(models: Sequence[Model]) -> None:
@@ -125,7 +135,8 @@ def _report(options: argparse.Namespace) -> Report:
         return _live(options, declared, grader)
     with _run_errors():
         written = write_report(options.run, declared, grader=grader, out=options.out)
-    return ending.report_report(written.page, written.verdicts, written.damaged)
+    complete = written.standing.complete if written.standing else None
+    return ending.report_report(written.page, written.verdicts, written.damaged, written.remarks, complete)
 
 
 def _live(options: argparse.Namespace, declared: Mapping[str, Declared], grader: str) -> Report:
@@ -290,9 +301,9 @@ def _status(options: argparse.Namespace) -> Report:
 
 
 def _check(options: argparse.Namespace) -> Report:
-    from sweep.commands import state
+    from sweep.commands import checking
 
-    return state.check(options.run)
+    return checking.check(options.run)
 
 
 def _show(options: argparse.Namespace) -> Report:

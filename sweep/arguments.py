@@ -97,6 +97,9 @@ def _add_spec_verbs(verb: Verb) -> None:
         metavar="X",
         help="needs --price: lease no more where the run would cost more, whoever drove it; end what is in flight",
     )
+    run.add_argument(
+        "--submission", metavar="ID", help="given by `sweep submit`: end where `sweep cancel` says so of it"
+    )
     run.add_argument("--log", type=Path, metavar="FILE", help="append a line for whatever is lost, and why")
     run.add_argument("--retry-errors", action="store_true", help="try again the trials that ended in an error")
     run.add_argument("--yes", action="store_true", help="go on where an edited spec keeps none of a run's trials")

@@ -8,8 +8,10 @@ A part that nothing needs any more is deleted when a reader who found it before 
 from __future__ import annotations
 
 import io
+import json
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -23,9 +25,9 @@ from sweep.store import Record, Store, StoreError
 ROWS = 20_000  # of a compact part, or a little more
 GROUP = 10_000  # rows of a row group at most
 KEEP = 24 * 3600.0  # seconds; much longer than a lease, and than a reader takes
-YOUNG = 3600.0  # seconds, whatever is to be kept: much longer than a writer takes from a part to its commit record
+YOUNG = 3600.0  # seconds, whatever is to be kept: much longer than a writer takes for a file
 ORDER = ("protocol", "item", "layer", "strength")  # of a trials part, for its statistics and for compression
-PART = re.compile(r"[^/]+-[0-9a-f]{12}\.(parquet|safetensors)")  # in its stage's folder, as `store.put` names it
+PART = re.compile(r"([^/]+)-[0-9a-f]{12}\.(parquet|safetensors)")  # in its stage's folder, as `store.put` names it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,16 +95,17 @@ def _sorted(table: pa.Table) -> pa.Table:
 
 
 def garbage(files: Store, keep: float = KEEP) -> Iterator[str]:
-    """Files that nothing needs since `keep` seconds at least: replaced parts, parts that were never committed, and what
-    killed writers left half done. Of these two none that is YOUNG: its writer may live, and be about to commit it.
-    StoreError where a compact part is damaged: what it replaces is needed then."""
+    """Files that nothing needs since `keep` seconds at least: replaced parts, parts of those who lost a commit, and
+    what killed writers left half done. Of these two none that is YOUNG. A part stays while it may be committed: its
+    writer may have been stopped, and go on some day. StoreError where a compact part is damaged: what it replaces is
+    needed then."""
     yield from sorted(path for path, age in files.ages(TMP).items() if age > max(keep, YOUNG))
     for stage in ("directions", "doses", *stages(files)):
         yield from _of_stage(files, stage, keep)
     states = _parts_of(files, "states")  # before the records are listed
     records, _ = store.manifest(files, "trials")
     named = {record["states"]["file"] for record in records.values() if "states" in record}
-    yield from _orphans(states, named, keep)
+    yield from _orphans(files, "trials", {path: age for path, age in states.items() if path not in named}, keep)
 
 
 def _of_stage(files: Store, stage: str, keep: float) -> Iterator[str]:
@@ -110,7 +113,8 @@ def _of_stage(files: Store, stage: str, keep: float) -> Iterator[str]:
     parts, compact_parts = _parts_of(files, stage), _parts_of(files, f"compact/{stage}")
     records, compact = store.manifest(files, stage)
     named = {record["file"] for record in (*records.values(), *compact.values())}
-    yield from _orphans(parts | compact_parts, named, keep)
+    for of, there in ((stage, parts), (f"compact/{stage}", compact_parts)):
+        yield from _orphans(files, of, {path: age for path, age in there.items() if path not in named}, keep)
     old = {path for path, age in parts.items() if age > keep}
     ages = files.ages(f"commits/compact/{stage}")
     for name, record in compact.items():
@@ -120,9 +124,32 @@ def _of_stage(files: Store, stage: str, keep: float) -> Iterator[str]:
             yield from sorted(sources)
 
 
-def _orphans(parts: Mapping[str, float], named: Container[str], keep: float) -> list[str]:
-    """Parts that no record names, and that nobody is about to commit."""
-    return sorted(path for path, age in parts.items() if path not in named and age > max(keep, YOUNG))
+def _orphans(files: Store, stage: str, parts: Mapping[str, float], keep: float) -> list[str]:
+    """Of parts that no record of a stage names, those that none will: another one was first under each of their names.
+    (Also under that of a shard that was split.)"""
+    old = sorted(path for path, age in parts.items() if age > max(keep, YOUNG))
+    if not old:
+        return []
+    done, halved = store.committed(files, stage), store.splits(files) if stage == "trials" else {}
+    return [path for path in old if all(name in done or name in halved for name in _names(files, path))]
+
+
+def _names(files: Store, path: str) -> list[str]:
+    """Under which a part may be committed: that of its shard, or those of all that is in it."""
+    stage, _, file = path.rpartition("/")
+    if stage == "directions":
+        return _tensors(files.read(path))
+    if stage == "doses":
+        return pq.read_table(io.BytesIO(files.read(path)), columns=["dose"], use_threads=False)["dose"].to_pylist()
+    found = PART.fullmatch(file)
+    assert found is not None  # as it was listed by it
+    return [found[1]]
+
+
+def _tensors(data: bytes) -> list[str]:
+    """The names of a safetensors file's tensors, from its header."""
+    (length,) = struct.unpack("<Q", data[:8])
+    return [key for key in json.loads(data[8 : 8 + length]) if key != "__metadata__"]
 
 
 def _parts_of(files: Store, stage: str) -> dict[str, float]:

@@ -47,9 +47,10 @@ class Folder:
             sync(target.parent)
         return True
 
-    def list(self, prefix: str) -> list[str]:
+    def list(self, prefix: str) -> Iterator[str]:
         with self._explained(prefix):
-            return [path for path, _ in _files(self.root / prefix, prefix)]
+            for path, _ in _files(self.root / prefix, prefix):
+                yield path
 
     def times(self, prefix: str) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -92,7 +93,7 @@ class Folder:
         try:
             yield
         except FileNotFoundError as error:
-            raise Missing(explain(error, path, self.root)) from error
+            raise Missing(explain(error, path, self.root), path) from error
         except OSError as error:
             raise StoreError(explain(error, path, self.root)) from error
 

@@ -16,6 +16,7 @@ from sweep.trial import EngineKind, Model
 
 SHIPPED = ("pocket", "sham", "scholar", "hearsay")
 FAKE_LAYERS = 8
+MOMENTS = 2.0  # seconds for an answer that is nice to have
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _SIDE_FILES = (
     "config.json",
@@ -65,8 +66,13 @@ def identify(request: ModelRequest) -> Model:
         return _model(request, digest, FAKE_LAYERS, engine="fake")
     folder = locate(request.path, request.revision)
     commit = folder.name if folder.parent.name == "snapshots" and len(folder.name) == 40 else None
-    digest = f"{request.path}@{commit}" if commit else _digest(folder)
+    digest = at_commit(request.path, commit) if commit else _digest(folder)
     return _model(replace(request, revision=commit), digest, layer_count(folder), request.engine or "transformers")
+
+
+def at_commit(repository: str, commit: str) -> str:
+    """The digest of a repository's model."""
+    return f"{repository}@{commit}"
 
 
 def _model(request: ModelRequest, digest: str, layers: int, engine: EngineKind) -> Model:
@@ -115,6 +121,25 @@ def _snapshot(repository: str, revision: str | None) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         name = type(error).__name__
         raise ModelError(f"cannot reach {repository!r} ({name}); download it and give its folder as `path`") from error
+
+
+def newest_commit(repository: str) -> str | None:
+    """What a repository's main branch is at now; None where the hub does not say so within moments."""
+    import httpx  # a quarter of a second
+
+    try:
+        from huggingface_hub import constants
+        from huggingface_hub.utils import build_hf_headers
+    except ImportError:
+        return None
+    if constants.HF_HUB_OFFLINE:
+        return None
+    try:
+        url = f"{constants.ENDPOINT}/api/models/{repository}"
+        answer = httpx.get(url, headers=build_hf_headers(), timeout=MOMENTS, follow_redirects=True)
+        return answer.raise_for_status().json()["sha"]
+    except (httpx.HTTPError, ValueError, KeyError):
+        return None
 
 
 def layer_count(folder: Path) -> int:

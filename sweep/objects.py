@@ -72,8 +72,10 @@ class Objects:
             time.sleep(pause * random.uniform(0.5, 1.5))
         raise StoreError(f"{self.root} refuses to create {path}, and has none: see `sweep doctor --run {self.root}`")
 
-    def list(self, prefix: str) -> list[str]:
-        return list(self.times(prefix))
+    def list(self, prefix: str) -> Iterator[str]:
+        with self._explained(prefix):
+            for each in self._metas(prefix):
+                yield each["path"]
 
     def times(self, prefix: str) -> dict[str, float]:
         with self._explained(prefix):
@@ -104,7 +106,7 @@ def _explain(error: Exception, path: str, root: Remote) -> StoreError:
         return StoreError(f"there is no bucket for {root}: make it, or choose another place with --run")
     if isinstance(error, FileNotFoundError):
         hint = f"restore it from a copy, or see `sweep check {root}` for what is lost"
-        return Missing(f"{path} is missing from {root}: {hint}")
+        return Missing(f"{path} is missing from {root}: {hint}", path)
     if isinstance(error, REFUSED):
         needs = "Get, Put, List and Delete, by credentials in the environment or the machine's role"
         return StoreError(f"no permission for {path} in {root} ({_plain(error)}): allow {needs}")

@@ -17,7 +17,11 @@ class StoreError(RuntimeError):
 
 
 class Missing(StoreError):
-    """A file that is not there."""
+    """A file that is not there, by its `path` in the run."""
+
+    def __init__(self, message: str, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 @dataclass(frozen=True)

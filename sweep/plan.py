@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -139,6 +139,9 @@ class Plan:
         return trials_of(self.block(parse_shard(shard)[0]), shard)
 
 
+Adopt = Callable[[Plan, Sequence[Block]], Sequence[Block]]
+
+
 def load(store: Store) -> Plan:
     """Every plan file of a run. Raises PlanError for one that this version cannot read."""
     blocks: list[Block] = []
@@ -153,11 +156,12 @@ def load(store: Store) -> Plan:
     return Plan(blocks=tuple(blocks), files=len(names))
 
 
-def grow(store: Store, wanted: Sequence[Block]) -> Plan:
-    """Add what is asked and not planned yet, by exclusive create: the loser of a race starts over."""
+def grow(store: Store, wanted: Sequence[Block], adopt: Adopt = lambda _, wanted: wanted) -> Plan:
+    """Add what is asked and not planned yet, by exclusive create: the loser of a race starts over. `adopt` gives what
+    is wanted in view of what is planned by then."""
     while True:
         plan = load(store)
-        new = difference(wanted, plan.blocks)
+        new = difference(adopt(plan, wanted), plan.blocks)
         if not new or add(store, plan, new):
             return load(store)
 

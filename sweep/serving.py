@@ -15,6 +15,7 @@ from sweep.block import Block
 from sweep.driving.scheduler import IN_FLIGHT
 from sweep.spec import nearest
 
+USED = 0.9  # of its part of a GPU, as vLLM uses so much of a whole one
 AHEAD = 2.0  # of the calls that vLLM runs at once: leased beyond the shard that ends, as several may end together
 
 
@@ -34,7 +35,12 @@ class Serving:
     ] = None
     memory: Annotated[
         float | None,
-        Field(gt=0, le=1, description="share of the GPU's memory; none: vLLM's own default; not read on a CPU"),
+        Field(
+            gt=0,
+            le=1,
+            description="share of the GPU's memory; none: vLLM's own default, and 0.9 of its part where replicas share "
+            "a GPU; not read on a CPU",
+        ),
     ] = None
     kv_cache_gib: Annotated[
         float | None,
@@ -88,6 +94,13 @@ class ServingFor:
 
     def of(self, model: str) -> Serving:
         return replace(Serving(), **{each.key: each.value for each in self.settings if each.model in (None, model)})
+
+    def on(self, part: float) -> ServingFor:
+        """On so much of a GPU: where other replicas have the rest, and no memory was said, vLLM gets its part alone."""
+        if not 0 < part < 1:
+            return self
+        memory = Setting(model=None, key="memory", value=round(USED * part, 4))
+        return ServingFor(settings=(memory, *self.settings))
 
 
 def explained() -> str:

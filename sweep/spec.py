@@ -36,7 +36,9 @@ class ModelTable(_Table):
 
     name: Name
     path: str = Field(default="", description="folder, repository id or fake:<subject>; the name if left out")
-    revision: str | None = Field(default=None, description="branch, tag or commit of a repository")
+    revision: str | None = Field(
+        default=None, description="branch, tag or commit of a repository; null: its newest one when the run began"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantisation: str | None = Field(default=None, description="null: as the checkpoint is stored")
     trust_remote_code: bool = False
@@ -191,7 +193,13 @@ class Spec(_Table):
     grader: str = Field(
         default="rules", description='rules, one\'s own as "module:function", or the file of a judge that is a [model]'
     )
-    shard_size: int = Field(default=256, ge=1, le=100_000, description="trials that are committed together")
+    shard_size: int = Field(
+        default=256,
+        ge=1,
+        le=100_000,
+        description="trials that are committed together, and done again after a loss; a trial that "
+        "kills its process is found after 21 + log2 of it",
+    )
 
 
 def decode(text: str, source: str) -> Spec:

@@ -10,12 +10,14 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 from sweep.files import TMP, Folder, failpoint
+from sweep.names import Names
 from sweep.place import PATH, Missing, Place, StoreError
 from sweep.provenance import provenance
 from sweep.redact import redacted
@@ -24,7 +26,8 @@ __all__ = ["Missing", "Record", "Store", "StoreError", "failpoint"]  # beside th
 
 FORMAT = 1  # of a run; raised when an older program could misread it
 AT_ONCE = 32  # reads in flight at an object store
-TOGETHER = 1024  # records in memory at a time where each is looked at once
+PROBE = 1 << 18  # bytes that a place takes that can be used: about a part
+TOGETHER = 128  # records in memory at a time where each is looked at once
 
 Record = dict[str, Any]  # what a commit record holds: JSON
 
@@ -36,7 +39,7 @@ class Backend(Protocol):
     def exists(self, path: str) -> bool: ...
     def write(self, path: str, data: bytes) -> None: ...
     def create(self, path: str, data: bytes) -> bool: ...
-    def list(self, prefix: str) -> list[str]: ...
+    def list(self, prefix: str) -> Iterator[str]: ...
     def delete(self, path: str) -> None: ...
 
     def times(self, prefix: str) -> dict[str, float]:
@@ -94,6 +97,10 @@ class Store:
         """Paths of all files under the folder `prefix`, sorted; none if it is not there."""
         return sorted(self._backend.list(_inside(prefix)))
 
+    def each(self, prefix: str) -> Iterator[str]:
+        """The same, one by one and in any order."""
+        return self._backend.list(_inside(prefix))
+
     def delete(self, path: str) -> None:
         self._backend.delete(_inside(path))
 
@@ -108,6 +115,14 @@ class Store:
     def claim(self) -> set[str]:
         """Make the place; the names in it, if it is not empty."""
         return self._backend.claim()
+
+
+class Damaged(StoreError):
+    """A part whose bytes are not those of its commit `record`."""
+
+    def __init__(self, message: str, record: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.record = record
 
 
 def _inside(path: str) -> str:
@@ -148,10 +163,12 @@ def commit(store: Store, stage: str, name: str, record: Mapping[str, Any]) -> bo
     return won
 
 
-def committed(store: Store, stage: str) -> set[str]:
+def committed(store: Store, stage: str) -> Set[str]:
     """Names that have a commit record; of a shard that was split, those of its halves. Reads next to nothing."""
     names = _names(store, f"commits/{stage}")
-    return names - splits(store).keys() if stage == "trials" else names
+    for name in splits(store) if stage == "trials" else ():
+        names.discard(name)
+    return names
 
 
 def splits(store: Store) -> dict[str, list[str]]:
@@ -174,14 +191,13 @@ def records(store: Store, stage: str) -> dict[str, Record]:
 
 def each_record(store: Store, stage: str) -> Iterator[tuple[str, Record]]:
     """The same, of which only some are in memory at a time; those of compact parts come first."""
-    replaced: set[str] = set()
+    replaced = Names()
     for number in sorted(_names(store, f"commits/compact/{stage}")):
         compact: Record = json.loads(store.read(_record_path(f"compact/{stage}", number)))["replaces"]
         yield from ((name, each) for name, each in compact.items() if name not in replaced and "split" not in each)
         replaced.update(compact)
-    names = sorted(name for name in _names(store, f"commits/{stage}") if "/" not in name and name not in replaced)
-    for start in range(0, len(names), TOGETHER):
-        some = names[start : start + TOGETHER]
+    names = (name for name in _names(store, f"commits/{stage}") if "/" not in name and name not in replaced)
+    while some := list(islice(names, TOGETHER)):
         read = map(json.loads, store.read_all([_record_path(stage, name) for name in some]))
         yield from ((name, each) for name, each in zip(some, read, strict=True) if "split" not in each)
 
@@ -203,8 +219,8 @@ def _read_records(store: Store, stage: str, known: Collection[str]) -> dict[str,
     return dict(zip(names, map(json.loads, read), strict=True))
 
 
-def _names(store: Store, folder: str) -> set[str]:
-    return {path[len(folder) + 1 :].removesuffix(".json") for path in store.list(folder)}
+def _names(store: Store, folder: str) -> Names:
+    return Names(path[len(folder) + 1 :].removesuffix(".json") for path in store.each(folder))
 
 
 def read_part(store: Store, record: Mapping[str, Any]) -> bytes:
@@ -215,17 +231,23 @@ def read_part(store: Store, record: Mapping[str, Any]) -> bytes:
 
 
 def verify(store: Store, record: Mapping[str, Any], data: bytes) -> None:
-    """StoreError if these are not the bytes that were committed."""
+    """Damaged if these are not the bytes that were committed."""
     if hashlib.sha256(data).hexdigest() != record["sha256"]:
-        remedy = (
-            "its record under commits/compact, so that those it replaced count again while they are there"
-            if "replaces" in record
-            else "its records under commits/trials and commits/grades to redo it"
-        )
-        raise StoreError(
+        raise Damaged(
             f"{record['file']} in {store.root} is not what its commit record says ({len(data)} bytes, "
-            f"{record.get('bytes', '?')} committed): restore it from a copy, or delete {remedy}"
+            f"{record.get('bytes', '?')} committed): restore it from a copy, or delete {remedy(record)}",
+            record,
         )
+
+
+def remedy(record: Mapping[str, Any]) -> str:
+    """What to delete where a part is lost or damaged, and what that does."""
+    stage = record["file"].rpartition("/")[0]
+    if "replaces" in record:
+        return "its record under commits/compact, so that those it replaced count again while they are there"
+    if stage.startswith("readers/"):
+        return f"its record under commits/{stage}, and let `sweep read` read it again"
+    return "its records under commits/trials and commits/grades to redo it"
 
 
 def _record_path(stage: str, name: str) -> str:
@@ -265,6 +287,18 @@ def prove_exclusive(files: Store) -> None:
             f"{files.root} ignores the condition of an exclusive create (two of one name both won), so rows could be "
             "doubled: choose another place with --run, and see `sweep doctor --run` with it"
         )
+
+
+def confirm(files: Store, met: StoreError) -> None:
+    """Raises StoreError where the place cannot be used from here either, or what was `met` elsewhere is so here too."""
+    describe(files)
+    probe = f"{TMP}/{unique()}"
+    files.write(probe, bytes(PROBE))
+    files.delete(probe)
+    if isinstance(met, Damaged) and met.record is not None:
+        read_part(files, met.record)
+    if isinstance(met, Missing) and met.path is not None and not files.exists(met.path):
+        raise met
 
 
 def describe(files: Store) -> Record:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from sweep.block import Block
 from sweep.grading.chosen import Graders, of_run
 from sweep.identity import prompt_identity
 from sweep.material import Draws
-from sweep.models import SHIPPED, ModelError, ModelRequest, identify
+from sweep.models import SHIPPED, ModelError, ModelRequest, identify, newest_commit
 from sweep.redact import redact
 from sweep.sources import sources
 from sweep.spec import (
@@ -49,8 +49,12 @@ class Study:
     warnings: tuple[str, ...]
 
 
-def read(path: Path) -> Study:
-    """Decode and resolve a spec file. Raises SpecError with every problem, its path in the file and a hint."""
+Commits = Mapping[tuple[str, str], str]  # by a model's name and repository: where a run has it
+
+
+def read(path: Path, commits: Callable[[str], Commits] = lambda _: {}) -> Study:
+    """Decode and resolve a spec file. `commits` of the run of a study's name: a model without a revision in the spec is
+    taken at the one that is there. Raises SpecError with every problem, its path in the file and a hint."""
     if not path.is_file():
         raise SpecError([f"no such file; write one with: sweep init {path}"], str(path))
     try:
@@ -59,19 +63,22 @@ def read(path: Path) -> Study:
         raise SpecError([f"not UTF-8 text: {error.reason} at byte {error.start}"], str(path)) from error
     if redact(text) != text:  # it is kept in the run, byte for byte
         raise SpecError(["it holds a password or the value of a secret variable: name the variable"], str(path))
-    return parse(text, folder=path.parent, source=str(path))
+    return parse(text, folder=path.parent, source=str(path), commits=commits)
 
 
-def parse(text: str, *, folder: Path = Path(), source: str = "spec") -> Study:
+def parse(
+    text: str, *, folder: Path = Path(), source: str = "spec", commits: Callable[[str], Commits] = lambda _: {}
+) -> Study:
     """As `read`, from text; files that the spec names are relative to `folder`."""
-    return _Resolver(decode(text, source), folder, source).study()
+    spec = decode(text, source)
+    return _Resolver(spec, folder, source, commits(spec.name)).study()
 
 
 class _Resolver:
     """Collects problems and warnings while it looks names up; nothing is raised before the end."""
 
-    def __init__(self, spec: Spec, folder: Path, source: str) -> None:
-        self.spec, self.folder, self.source = spec, folder, source
+    def __init__(self, spec: Spec, folder: Path, source: str, commits: Commits) -> None:
+        self.spec, self.folder, self.source, self.commits = spec, folder, source, commits
         self.problems: list[str] = []
         self.warnings: list[str] = []
 
@@ -131,10 +138,15 @@ class _Resolver:
         return Template(chat=chat, thinking=table.thinking, system=table.system)
 
     def _model(self, i: int, table: ModelTable) -> Model | None:
+        path = self._place(table.path or table.name)
+        kept = None if table.revision else self.commits.get((table.name, path))
+        if kept is not None and (newest := newest_commit(path)) not in (None, kept):
+            goes_on = f"{path} has moved to {newest:.12}, and this run goes on with {kept:.12}"
+            self.warnings.append(f'models[{i}]: {goes_on}; for the newer one say revision = "{newest}"')
         request = ModelRequest(
             name=table.name,
-            path=self._place(table.path or table.name),
-            revision=table.revision,
+            path=path,
+            revision=table.revision or kept,
             dtype=table.dtype,
             quantisation=table.quantisation,
             trust_remote_code=table.trust_remote_code,
@@ -259,11 +271,13 @@ class _Resolver:
         return self.sources.get(table.direction or "")
 
     def _items(self, table: ExperimentTable, where: str) -> tuple[str, ...]:
-        """The experiment's own concepts, among them any direction by its name; else the study's and all directions."""
+        """The experiment's own concepts, among them any direction by its name; else the study's and all directions, but
+        for those that an experiment injects in place of its items' own: these are no concepts."""
         if table.concepts is not None:
             return self._words(table.concepts, f"{where}.concepts")
         items = self._words(self.spec.concepts, "concepts")
-        return (*items, *(name for name in self.sources if name not in items))
+        instead = {other.direction for other in self.spec.experiments}
+        return (*items, *(name for name in self.sources if name not in items and name not in instead))
 
     def _prompts(self, table: ExperimentTable, protocol: Protocol, where: str) -> tuple[Prompt, ...]:
         known = {prompt.name: prompt for prompt in self.stimuli.prompts(protocol.stimuli)}

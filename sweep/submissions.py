@@ -1,6 +1,8 @@
 """What was handed to a cluster, as `submissions/<n>.json` in the run: where it went, by what name, and when.
 
-Written before a run begins, so that whoever sees the run's place can follow and cancel what is to make it.
+Written before a run begins, so that whoever sees the run's place can follow and cancel what is to make it: the drivers
+of a submission look there for `submissions/cancelled/<id>.json`. It is never taken back, for a further submission has
+another id.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from sweep.store import Store
 
 Destination = Literal["ray", "kuberay", "slurm"]
 FOLDER = "submissions"
+CANCELLED = f"{FOLDER}/cancelled"
 WORD = 20  # characters of a study's name in an identifier: Kubernetes takes 47 in all
 
 
@@ -35,9 +38,14 @@ class Job:
     files: Mapping[str, bytes]  # the spec first, and the files beside it that it names
     arguments: tuple[str, ...]
 
-    def command(self, python: str, spec: str, *more: str) -> str:
-        """What is typed there: words that mean nothing but themselves to a shell."""
-        return shlex.join([python, "-m", "sweep", "run", spec, "--run", absolute(self.run), *more, *self.arguments])
+    def words(self, python: str, spec: str, key: str, *more: str) -> list[str]:
+        """What is typed there, as submission `key`."""
+        ours = ["--run", absolute(self.run), "--submission", key]
+        return [python, "-m", "sweep", "run", spec, *ours, *more, *self.arguments]
+
+    def command(self, python: str, spec: str, key: str, *more: str) -> str:
+        """The same as words that mean nothing but themselves to a shell."""
+        return shlex.join(self.words(python, spec, key, *more))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +77,11 @@ class Target(Protocol):
 
     @property
     def address(self) -> str: ...
+
+    @property
+    def here(self) -> bool:
+        """Has this machine what it takes to ask it?"""
+        ...
 
     def render(self, job: Job, key: str) -> str:
         """What `submit` hands over."""
@@ -107,10 +120,14 @@ def new(target: Target, job: Job, key: str) -> Submission:
         id=key,
         address=target.address,
         log=target.log(job, key),
-        when=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        by=f"{getpass.getuser()}@{socket.gethostname()}",
+        **_signed(),
         rendered=target.render(job, key),
     )
+
+
+def _signed() -> dict[str, str]:
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"when": when, "by": f"{getpass.getuser()}@{socket.gethostname()}"}
 
 
 def add(store: Store, submission: Submission) -> None:
@@ -126,14 +143,30 @@ def all_of(store: Store) -> list[Submission]:
     return [Submission(**json.loads(store.read(path))) for path in _paths(store)]
 
 
+def cancel(store: Store, key: str) -> None:
+    """Tell the drivers of that submission, wherever they are, and those that are still to begin."""
+    store.create(f"{CANCELLED}/{key}.json", json.dumps(_signed()).encode())
+
+
+def is_cancelled(store: Store, key: str) -> bool:
+    return store.exists(f"{CANCELLED}/{key}.json")
+
+
+def cancelled(store: Store) -> dict[str, str]:
+    """When and by whom, by the submission's id."""
+    found = {Path(path).stem: json.loads(store.read(path)) for path in store.list(CANCELLED)}
+    return {key: f"{signed['when']}, by {signed['by']}" for key, signed in found.items()}
+
+
 def facts(submission: Submission) -> dict[str, Any]:
     """All but what was handed over."""
     return {name: value for name, value in asdict(submission).items() if name != "rendered"}
 
 
-def line(submission: Submission) -> str:
+def line(submission: Submission, ended: str | None) -> str:
     where = f"{submission.target}{f' at {submission.address}' if submission.address else ''}"
-    return f"submitted to {where} as {submission.id}, {submission.when}, by {submission.by}"
+    tail = f"; cancelled {ended}" if ended else ""
+    return f"submitted to {where} as {submission.id}, {submission.when}, by {submission.by}{tail}"
 
 
 def _paths(store: Store) -> list[str]:

@@ -28,11 +28,11 @@ from sweep.plan import Plan, load, parse_shard, trials_of
 from sweep.redact import redact
 from sweep.store import Record, Store, StoreError, failpoint
 from sweep.stream import Stream, TrialSubject
-from sweep.trial import Doses, Injection, Model, Outcome, Protocol, Source, Template, Trial
+from sweep.trial import Doses, Injection, Model, Outcome, Protocol, Source, StrengthRule, Template, Trial
 
 FATAL = (InjectionContradiction, EngineDead, StoreError)  # never a trial's own fault
 MEASURED = Real | None
-YOUNG = 10_000  # objects, some hundred trials' worth, between two looks for garbage
+YOUNG = 100_000  # objects, some thousand trials' worth, between two looks for garbage
 REASON = 2000  # characters kept of why a trial failed
 
 
@@ -287,11 +287,13 @@ async def run_trials(
 async def _run_one(trial: Trial, protocol: Protocol, stream: Stream, doses: Doses) -> Outcome:
     dosed: list[Injection] = []
     for injection in trial.injections:
+        if not isinstance(injection.strength, StrengthRule):
+            dosed.append(injection)
+            continue
         dose = doses(injection)
         if dose.alpha is None:
             return Outcome(trial=trial, status="skipped", reason=dose.reason)
-        same = injection.strength == dose.alpha
-        dosed.append(injection if same else replace(injection, strength=dose.alpha))
+        dosed.append(replace(injection, strength=dose.alpha))
     try:
         return await protocol.run(trial, TrialSubject(trial, tuple(dosed), stream))
     except FATAL as error:

@@ -3,10 +3,11 @@
 Faults are dealt by a seed: SIGKILL, or SIGSTOP and SIGCONT, of replicas, drivers and raylets; replicas that are
 stopped, lose their raylet and wake up later (zombies); restarts of Ray's head; a second driver beside the first; a
 mirror of the run whose W&B refuses. On some nodes replicas kill themselves when their n-th file is there and not yet
-committed, on others their disk reports an error. Only processes that were written down are hit, by their ids, and only
-if they still are what they were. A reader looks on all the while; what it finds, and what tests/invariants.py finds at
-the end, is printed. The last line is JSON: faults dealt, trials lost, trials doubled, and doubles that a naive glob
-over the parts would have read.
+committed, on others their disk reports an error, which must end no driver. Only processes that were written down are
+hit, by their ids, and only if they still are what they were. A reader looks on all the while; what it finds, and what
+tests/invariants.py finds at the end, is printed. A further run has a trial that kills every process that tries it
+(chaos_poison.py). The last line is JSON: faults dealt, trials lost, trials doubled, and doubles that a naive glob over
+the parts would have read.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from typing import Any
 
 from sweep import plan, store
 from sweep.block import Block
+from sweep.driving import events
 from sweep.driving.progress import silent
 from sweep.store import Store, open_run
-from tests import invariants
-from tests.chaos_driver import STORE_FAULT, Driver, send
+from tests import chaos_poison, invariants
+from tests.chaos_driver import Driver, send
 from tests.chaos_mirror import Mirror
 from tests.invariants import Reader, birth, faultless, parent
 from tests.raylets import Raylets
@@ -57,6 +59,7 @@ PATIENCE = 240.0  # seconds without any shard landing, after which something han
 DELAY = 0.01  # seconds a call takes
 SHARD = 48
 WORST = (9, 26)  # files that a replica writes before it ends itself, two a shard: odd ones are trials
+FAILED = "its machine cannot use the run's place"  # what a driver says of a replica whose disk reports an error
 GROWTH = 150  # repeats that the study grows by when it is done before the faults are
 
 
@@ -146,7 +149,6 @@ class World:
 
     def _ended(self) -> None:
         codes = [driver.code() for driver in self.drivers]
-        self.dealt["store failed"] += codes.count(STORE_FAULT)
         if 0 in codes:
             self._grown += 1
             plan.grow(self.files, wanted(self._grown, pocket=self._pocket))
@@ -262,6 +264,7 @@ class World:
         asked = wanted(self._grown, pocket=self._pocket)
         expected = None if self._pocket else without_faults(self._root.with_name(f"{self._root.name}-calm"), asked)
         broken = (*self._broken, *invariants.check(self.files, asked, expected))
+        self.dealt["store failed"] = sum(FAILED in (event["reason"] or "") for _, event in events.read(self.files))
         found = count(self.files, self.dealt.total(), asked)
         return replace(found, broken=broken, dealt=dict(self.dealt))
 
@@ -292,6 +295,13 @@ def without_faults(root: Path, asked: Sequence[Block]) -> dict[str, dict[str, An
     return invariants.table(files)
 
 
+def poisoned(root: Path) -> Result:
+    """A run with a trial that ends every process that tries it: as many faults as it took with it."""
+    files = chaos_poison.poisoned(root)
+    found, deaths = count(files, chaos_poison.deaths(files), chaos_poison.asked()), chaos_poison.deaths(files)
+    return replace(found, broken=tuple(chaos_poison.check(files)), dealt={"lethal trial": deaths})
+
+
 def count(files: Store, faults: int, asked: Sequence[Block]) -> Result:
     planned = Counter(invariants.planned_trials(asked))
     found, graded = (invariants.read(files, stage) for stage in invariants.STAGES)
@@ -316,7 +326,7 @@ def main() -> int:
 
 
 def report(faults: int, seed: int) -> int:
-    """Nine of ten faults meet a run of the fake engine, the rest one of the pocket model."""
+    """Nine of ten faults meet a run of the fake engine, the rest the pocket model. A further run has a lethal trial."""
     parts = [(faults - faults // 10, False), (faults // 10, True)]
     with tempfile.TemporaryDirectory() as folder:
         results = [
@@ -324,6 +334,7 @@ def report(faults: int, seed: int) -> int:
             for number, pocket in parts
             if number
         ]
+        results.append(poisoned(Path(folder) / "poison"))
     for result in results:
         print(*result.broken, json.dumps(result.dealt), sep="\n")
     names = ("faults", "lost", "doubled", "naive_doubles")

@@ -1,4 +1,4 @@
-"""A driver in a process of its own, which tests kill: `python -m tests.chaos_driver RUN PIDS ADDRESS REPLICAS`."""
+"""A driver in a process of its own, which tests kill: python -m tests.chaos_driver RUN PIDS ADDRESS REPLICAS LOSSES"""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ import sys
 from pathlib import Path
 
 from sweep import plan
+from sweep.driving.blame import Budgets
+from sweep.driving.leasing import Limits
 from sweep.driving.progress import silent
 from sweep.store import Store, StoreError
 from tests.invariants import birth
 
-STORE_FAULT = 74  # exit code of a driver that one of its replicas told of a store that failed
+STORE_FAULT = 74  # exit code of a driver that gave up for a store that failed, which it must not for one replica's
 
 
 class Driver:
     """A driver in a process of its own, and what it wrote down about its replicas."""
 
-    def __init__(self, root: Path, address: str, replicas: int, number: int) -> None:
+    def __init__(self, root: Path, address: str, replicas: int, number: int, losses: int = Budgets().losses) -> None:
         self._pids = root.with_name(f"{root.name}-pids-{number}.json")
-        command = [sys.executable, "-m", "tests.chaos_driver", str(root), str(self._pids), address, str(replicas)]
-        self.process = subprocess.Popen(command)
+        told = (root, self._pids, address, replicas, losses)
+        self.process = subprocess.Popen([sys.executable, "-m", "tests.chaos_driver", *map(str, told)])
         self.shaken = False  # by a fault of the cluster's, which may end it
 
     @property
@@ -37,7 +39,7 @@ class Driver:
     def code(self) -> int | None:
         """Of its exit; RuntimeError for one that nothing explains."""
         code = self.process.poll()
-        if code in (None, 0, STORE_FAULT) or self.shaken:
+        if code in (None, 0) or (self.shaken and code != STORE_FAULT):
             return code
         raise RuntimeError(f"a driver ended with exit code {code}, and nothing had been done to it")
 
@@ -59,7 +61,7 @@ def send(pid: int, born: int, number: signal.Signals) -> bool:
 # -- in the driver's process ------------------------------------------------------------------------------------------
 
 
-async def drive(root: Path, pids: Path, address: str, replicas: int) -> int:
+async def drive(root: Path, pids: Path, address: str, replicas: int, losses: int) -> int:
     from cluster.replica import RayPool, open_ray
     from sweep.driving.run import drive as drive_run
 
@@ -75,7 +77,7 @@ async def drive(root: Path, pids: Path, address: str, replicas: int) -> int:
     pool = await open_ray(files, replicas=replicas, address=address, blocks=blocks)
     watch = asyncio.create_task(write_down(pool))
     try:
-        summary = await drive_run(files, blocks, pool, silent)
+        summary = await drive_run(files, blocks, pool, silent, limits=Limits(budgets=Budgets(losses=losses)))
         print(*([summary.failed] if summary.failed else []), file=sys.stderr, flush=True)
         return summary.exit_code
     except StoreError as error:
@@ -87,5 +89,5 @@ async def drive(root: Path, pids: Path, address: str, replicas: int) -> int:
 
 
 if __name__ == "__main__":
-    run, pids, address, replicas = sys.argv[1:]
-    sys.exit(asyncio.run(drive(Path(run), Path(pids), address, int(replicas))))
+    run, pids, address, replicas, losses = sys.argv[1:]
+    sys.exit(asyncio.run(drive(Path(run), Path(pids), address, int(replicas), int(losses))))

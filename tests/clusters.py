@@ -6,6 +6,8 @@ Each is started with ports, folders and keys of its own, and ended by the proces
 from __future__ import annotations
 
 import contextlib
+import http.client
+import ipaddress
 import os
 import shutil
 import signal
@@ -13,13 +15,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+import urllib.request
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 BIN = Path(sys.executable).parent
+LISTEN = "0A"  # the kernel's word for it
 PATIENCE = 180.0  # seconds for a daemon to answer on a busy machine
 QUIET = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(Path(__file__).parent.parent)}
 
@@ -106,6 +110,51 @@ def _member(role: Sequence[str], folder: Path) -> list[str]:
 def _listens(port: int) -> bool:
     with socket.socket() as one:
         return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+def processes(mark: str) -> dict[int, str]:
+    """Command lines of those whose command or environment names `mark`, a folder of their Ray's, by process id."""
+    found: dict[int, str] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (folder / "cmdline").read_bytes()
+            if mark.encode() in command + (folder / "environ").read_bytes():
+                found[int(folder.name)] = command.replace(b"\0", b" ").decode(errors="replace")
+    return found
+
+
+def listening(pids: Collection[int]) -> set[tuple[str, int]]:
+    """Addresses and ports at which these processes listen."""
+    inodes: set[str] = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            inodes |= {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    found: set[tuple[str, int]] = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == LISTEN and f"socket:[{inode}]" in inodes:
+                address, _, port = local.partition(":")
+                found.add((_readable(bytes.fromhex(address)), int(port, 16)))
+    return found
+
+
+def _readable(raw: bytes) -> str:
+    """Words of four bytes, each from its last to its first; an IPv4 address in an IPv6 one is told as such."""
+    turned = b"".join(raw[start : start + 4][::-1] for start in range(0, len(raw), 4))
+    found = ipaddress.ip_address(turned)
+    return str(found.ipv4_mapped or found if isinstance(found, ipaddress.IPv6Address) else found)
+
+
+def readable_metrics(listening: Collection[tuple[str, int]]) -> list[str]:
+    """Of these, those that answer whoever comes, without a token."""
+    found: list[str] = []
+    for address, port in listening:
+        host = socket.gethostbyname(socket.gethostname()) if ipaddress.ip_address(address).is_unspecified else address
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            url = f"http://{host}:{port}/metrics"
+            found += [url] if urllib.request.urlopen(url, timeout=5).status == 200 else []
+    return found
 
 
 # -- Slurm ------------------------------------------------------------------------------------------------------------

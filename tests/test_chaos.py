@@ -15,7 +15,7 @@ import pytest
 from sweep import plan, store
 from sweep.store import Store, open_run
 from tests import invariants
-from tests.chaos import chaos, count, wanted
+from tests.chaos import chaos, count, poisoned, wanted
 from tests.chaos_mirror import follow
 from tests.invariants import Reader
 from tests.wandb_server import Server
@@ -59,6 +59,13 @@ def test_twenty_faults_lose_and_double_nothing(tmp_path: Path) -> None:
     result = chaos(tmp_path / "run", faults=20, seed=1)
     assert result.broken == ()
     assert (result.faults >= 20, result.lost, result.doubled) == (True, 0, 0)
+
+
+def test_a_trial_that_ends_every_process_that_tries_it_is_found_and_ends_as_a_row(tmp_path: Path) -> None:
+    """And all others are there. It took no more replicas with it than it takes to find it."""
+    result = poisoned(tmp_path / "run")
+    assert result.broken == ()
+    assert (result.faults > 2, result.lost, result.doubled) == (True, 0, 0)
 
 
 @pytest.mark.parametrize("broken", [False, True], ids=["exclusive", "overwriting"])

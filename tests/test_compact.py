@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -15,19 +16,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from analysis.load import open_run as open_analysis
+from cluster.directions import dump
 from sweep import plan, rows, store
 from sweep.__main__ import main
 from sweep.compact import ROWS, batches, compact, garbage, stages
-from sweep.driving import launch
+from sweep.driving import launch, splits
 from sweep.driving.run import drive
 from sweep.driving.updates import Landed, Update
 from sweep.grading import RULES
 from sweep.manifest import Manifest, shard_table
+from sweep.plan import in_order
 from sweep.sole import Held, Sole
 from sweep.store import Store, StoreError, publish, records
 from tests import toys
@@ -260,9 +264,10 @@ async def test_only_what_is_old_and_needed_by_nobody_is_deleted(tmp_path: Path) 
     files, planned = new_run(tmp_path, [block()])
     await toys.run(files, planned)
     compact_all(files, rows=30)  # 6 of 8 shards and all grades but two
-    part = store.put(files, "trials", "b-000000", b"killed before its commit", "parquet")["file"]
-    late = store.put(files, "trials", "b-000001", b"still at it", "parquet")["file"]
-    lost = store.put(files, "compact/trials", "000009", b"of a compactor that was killed", "parquet")["file"]
+    done = min(store.committed(files, "trials"))
+    part = store.put(files, "trials", done, b"killed when it had lost", "parquet")["file"]
+    late = store.put(files, "trials", done, b"still at it", "parquet")["file"]
+    lost = store.put(files, "compact/trials", "000000", b"of a compactor that was killed", "parquet")["file"]
     files.write("tmp/0123", b"half a file")
     files.write(f"{RULES}/answers/0.parquet", b"a judge's")
     files.write(f"{RULES}/judge.json", b"{}")
@@ -274,6 +279,44 @@ async def test_only_what_is_old_and_needed_by_nobody_is_deleted(tmp_path: Path) 
     expected = {part, lost, "tmp/0123"} | replaced
     assert set(garbage(files, keep=3600)) == expected
     assert set(garbage(files, keep=9000)) == set()
+
+
+async def test_a_writer_that_was_stopped_for_days_before_its_commit_finds_its_part_when_it_wins(tmp_path: Path) -> None:
+    """Of whatever stage. Where another was first meanwhile it can only lose, and its part goes."""
+    files, planned = new_run(tmp_path, [block(items=toys.WORDS[:3])])
+    names = list(in_order(planned.blocks))
+    split = names.pop()
+    splits.split(files, split, "it keeps failing")
+    directions, doses = ([f"{stage}-{number}" for number in "abc"] for stage in ("direction", "dose"))
+    kinds = {
+        "trials": (b"rows", names[0]),
+        "states": (b"states", names[1]),
+        RULES: (b"grades", names[0]),
+        "compact/trials": (b"many rows", "000000"),
+        "directions": (dump({name: np.zeros(1, dtype=np.float32) for name in directions}), "group"),
+        "doses": (doses_file(doses), "group"),
+    }
+    parts = {stage: store.put(files, stage, name, data, "parquet") for stage, (data, name) in kinds.items()}
+    whole = store.put(files, "trials", split, b"its halves count", "parquet")["file"]
+    for part in (*parts.values(), {"file": whole}):
+        os.utime(tmp_path / part["file"], (time.time() - 48 * 3600,) * 2)
+    store.commit(files, "directions", directions[0], {"file": "of another"})  # and it may win the other two
+    store.commit(files, "doses", doses[0], {"file": "of another"})
+    store.commit(files, RULES, "another", {"file": "of another", "rows": 0})  # so that there is such a stage
+    store.commit(files, "trials", names[2], {"file": "of another", "rows": 0})
+    assert collect(files) == [whole]
+    for stage, part in parts.items():
+        for name in {"directions": directions[1:], "doses": doses[1:]}.get(stage, [kinds[stage][1]]):
+            of = "trials" if stage == "states" else stage
+            assert part["file"] not in collect(files)
+            store.commit(files, of, name, {"file": "of another", "rows": 0, "replaces": {}})
+        assert collect(files) == [part["file"]]
+
+
+def doses_file(names: list[str]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"dose": names}), sink)
+    return sink.getvalue()
 
 
 def test_what_is_about_to_be_committed_stays_whatever_is_to_be_kept(command: Command, tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ import yaml
 from cluster.submission.kuberay import KubeRay, Machines, manifests
 from sweep.arguments import parser
 from sweep.place import Remote
+from sweep.store import Store
 from sweep.submissions import Job, SubmitError, identifier
+from tests.raylets import Raylets
 from tests.test_cli import SPEC, call
 
 ROOT = Path(__file__).parent.parent
@@ -44,15 +48,21 @@ def job(**changed: Any) -> Job:
 
 def test_a_manifest_holds_what_was_asked_and_nothing_escapes_from_it() -> None:
     key = identifier("study", "s3://bucket/study", 1)
-    config, ray = list(yaml.safe_load_all(KubeRay("research", MACHINES).render(job(), key)))
-    valid(config)
-    valid(ray)
+    config, policy, ray = list(yaml.safe_load_all(KubeRay("research", MACHINES).render(job(), key)))
+    for one in (config, policy, ray):
+        valid(one)
+    command = config["data"].pop(".sweep__command.json")
     assert config["data"] == {"study.toml": STUDY, "packs__own.toml": "x = 1\n"}
-    assert "$$(HOME)" in ray["spec"]["entrypoint"]
-    words = shlex.split(ray["spec"]["entrypoint"].replace("$$(", "$("))  # as Kubernetes reads it, and then a shell
+    entry = ray["spec"]["entrypoint"]
+    assert re.fullmatch(r"[a-z0-9 ./_-]+", entry)  # of KubeRay's shell, Ray's job server's and Kubernetes' own, to none
+    assert entry.split()[:4] == ["python", "-m", "cluster.submission.pod", "4"]  # three machines and the head
+    (volume,) = ray["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["volumes"]
+    places = {one["key"]: f"/study/{one['path']}" for one in volume["configMap"]["items"]}
+    assert places[".sweep__command.json"] == entry.split()[4]
+    words = json.loads(command)
     assert words[:4] == ["python", "-m", "sweep", "run"]
     assert words[4:] == [
-        *("/study/study.toml", "--run", "s3://bucket/study", "--address", "auto"),
+        *("/study/study.toml", "--run", "s3://bucket/study", "--submission", key, "--address", "auto"),
         *("--serve", "memory=0.85; rm -rf $(HOME) `x` 'y'"),
     ]
     assert parser().parse_args(words[3:]).address == "auto"
@@ -64,11 +74,23 @@ def test_a_manifest_holds_what_was_asked_and_nothing_escapes_from_it() -> None:
     assert {pod["volumes"][0]["configMap"]["name"] for pod in (head, workers["template"]["spec"])} == {key}
 
 
+def test_none_but_the_job_reaches_what_asks_for_no_token() -> None:
+    _, policy, ray = manifests(job(), "sweep-x", MACHINES)
+    cluster = ray["spec"]["rayClusterSpec"]
+    own = {"introspection-sweep/job": "sweep-x"}
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert own.items() <= group["template"]["metadata"]["labels"].items()
+    assert policy["spec"]["podSelector"]["matchLabels"] == own
+    among, *further = policy["spec"]["ingress"]
+    assert among == {"from": [{"podSelector": {"matchLabels": own}}]}
+    assert [one["ports"] for one in further if "from" not in one] == [[{"port": 8265}]]  # which asks for the token
+
+
 def test_a_folder_needs_a_claim_that_holds_it(tmp_path: Path) -> None:
     with pytest.raises(SubmitError, match=r"a pod cannot see .*--claim NAME:/PATH"):
         manifests(job(run=tmp_path / "run"), "sweep-x", MACHINES)
     machines = Machines(image="i", nodes=1, gpus=0, cpus="1", memory="1Gi", claim=("runs", tmp_path))
-    _, ray = manifests(job(run=tmp_path / "run"), "sweep-x", machines)
+    *_, ray = manifests(job(run=tmp_path / "run"), "sweep-x", machines)
     valid(ray)
     with pytest.raises(SubmitError, match="a pod cannot see"):
         manifests(job(run=tmp_path / ".." / "run"), "sweep-x", machines)
@@ -110,6 +132,13 @@ def _unknown_field(ray: Any) -> None:
     ray["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["hostNetwork"] = True
 
 
+def test_the_schema_refuses_a_policy_that_lets_everybody_in() -> None:
+    _, policy, _ = manifests(job(), "sweep-x", MACHINES)
+    policy["spec"]["ingress"].append({"ports": [{"port": 8080}]})
+    with pytest.raises(jsonschema.ValidationError):
+        valid(policy)
+
+
 def _long_name(ray: Any) -> None:
     ray["metadata"]["name"] = "x" * 48
 
@@ -120,7 +149,7 @@ def _retried_by_its_submitter(ray: Any) -> None:
 
 @pytest.mark.parametrize("damage", [_no_token, _no_auth, _unknown_field, _long_name, _retried_by_its_submitter])
 def test_the_schema_refuses(damage: Callable[[Any], None]) -> None:
-    _, ray = manifests(job(), "sweep-x", MACHINES)
+    *_, ray = manifests(job(), "sweep-x", MACHINES)
     valid(ray)
     damaged = copy.deepcopy(ray)
     damage(damaged)
@@ -129,10 +158,56 @@ def test_the_schema_refuses(damage: Callable[[Any], None]) -> None:
 
 
 def test_the_template_names_the_ray_that_we_pin() -> None:
-    _, ray = yaml.safe_load_all((ROOT / "infra/kuberay/rayjob.yaml").read_text())
+    *_, ray = yaml.safe_load_all((ROOT / "infra/kuberay/rayjob.yaml").read_text())
     pinned = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert pinned is not None
     assert ray["spec"]["rayClusterSpec"]["rayVersion"] == pinned[1]
+
+
+# -- in the pod -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def head() -> Generator[Raylets]:
+    """As in the template: without cores of its own."""
+    found = Raylets()
+    yield found
+    found.close()
+
+
+def pod(head: Raylets, file: Path, machines: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "cluster.submission.pod", str(machines), str(file)]
+    env = {**os.environ, "RAY_ADDRESS": head.address, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+
+
+def test_a_job_waits_for_its_workers(head: Raylets, tmp_path: Path) -> None:
+    """KubeRay starts it when the head is there: then, by itself, it would find no room and fail."""
+    (tmp_path / "study.toml").write_text(SPEC)
+    run = tmp_path / "run"
+    words = [sys.executable, "-m", "sweep", "run", str(tmp_path / "study.toml"), "--run", str(run), "--address", "auto"]
+    file = tmp_path / "command.json"
+    file.write_text(json.dumps(words))
+    alone, patient = pod(head, file, 1), pod(head, file, 2)
+    said, _ = alone.communicate(timeout=60)
+    assert alone.returncode == 1, said
+    assert "a replica needs 1 CPU of one machine" in said
+    assert patient.poll() is None
+    head.add(cpus=2)
+    said, _ = patient.communicate(timeout=90)
+    assert patient.returncode == 0, said
+    assert "2 of 2 machines have joined" in said
+    assert Store(run).exists("run.json")
+
+
+@pytest.mark.parametrize(("code", "seen"), [(0, 0), (1, 1), (3, 0), (75, 75)])
+def test_what_would_end_in_the_same_way_is_not_tried_again(head: Raylets, tmp_path: Path, code: int, seen: int) -> None:
+    file = tmp_path / "command.json"
+    file.write_text(json.dumps([sys.executable, "-c", f"raise SystemExit({code})"]))
+    process = pod(head, file, 1)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == seen, said
+    assert ("sweep status RUN" in said) == (code == 3)
 
 
 # -- through a kubectl ------------------------------------------------------------------------------------------------

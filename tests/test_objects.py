@@ -20,10 +20,13 @@ from sweep.compact import garbage
 from sweep.place import Place, Remote, StoreError, absolute, named, place
 from sweep.store import Missing, Store, open_run, publish, records
 from tests import toys
+from tests.cloud_servers import CloudServer, cloud_server
 from tests.object_server import BUCKET, FAULTS, Fault, ObjectServer, object_server
 from tests.toys import assert_every_trial_once, block, controls
 
 URL = f"s3://{BUCKET}/runs/one"
+URLS = {"s3": URL, "gs": f"gs://{BUCKET}/runs/one", "az": f"az://{BUCKET}/runs/one"}
+Bucket = tuple[Remote, ObjectServer | CloudServer]
 SMALL = (block(repeats=(0, 1)), controls(repeats=(0, 1)))
 
 
@@ -43,12 +46,36 @@ def files(server: ObjectServer) -> Store:
     return Store(Remote(URL))
 
 
-@pytest.fixture(params=["folder", "bucket"])
-def either(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    if request.param == "bucket":
-        request.getfixturevalue("server")
-        return Store(Remote(URL))
-    return Store(tmp_path)
+@pytest.fixture(scope="module")
+def google() -> Generator[CloudServer]:
+    with cloud_server("gs") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def microsoft() -> Generator[CloudServer]:
+    with cloud_server("az") as found:
+        yield found
+
+
+@pytest.fixture(params=URLS)
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bucket:
+    """Of each of the three stores one that is empty, and its server."""
+    return empty(request.param, request, monkeypatch, tmp_path)
+
+
+def empty(scheme: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Bucket:
+    if scheme == "s3":
+        return Remote(URL), request.getfixturevalue("server")
+    server: CloudServer = request.getfixturevalue({"gs": "google", "az": "microsoft"}[scheme])
+    return Remote(URLS[scheme]), server.fresh(monkeypatch, folder)
+
+
+@pytest.fixture(params=["folder", *URLS])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
+    if request.param == "folder":
+        return Store(tmp_path)
+    return Store(empty(request.param, request, monkeypatch, tmp_path)[0])
 
 
 # -- the primitives ---------------------------------------------------------------------------------------------------
@@ -170,17 +197,26 @@ async def test_two_drivers_on_a_bad_day_end_with_every_trial_once(server: Object
     assert server.dealt.total() - server.dealt["none"] > 10
 
 
-def test_a_store_that_ignores_conditions_is_refused(server: ObjectServer) -> None:
+def test_a_store_that_ignores_conditions_is_refused(bucket: Bucket) -> None:
+    root, server = bucket
     server.ignorant = True
     with pytest.raises(StoreError, match=r"ignores the condition of an exclusive create .* choose another place"):
-        open_run(Remote(URL), "one")
-    (found,) = [each for each in doctor.examine(Remote(URL)) if each.check == "store"]
+        open_run(root, "one")
+    (found,) = [each for each in doctor.examine(root) if each.check == "store"]
     assert found.ok is False
     assert "ignores the condition" in found.text
-    assert not Store(Remote(URL)).list("doctor")
-    assert not Store(Remote(URL)).exists("run.json")
+    assert not Store(root).list("doctor")
+    assert not Store(root).exists("run.json")
     server.ignorant = False
-    assert [each.ok for each in doctor.examine(Remote(URL)) if each.check == "store"] == [True]
+    assert [each.ok for each in doctor.examine(root) if each.check == "store"] == [True]
+
+
+async def test_two_drivers_end_with_every_trial_once_in_any_bucket(bucket: Bucket) -> None:
+    files, planned = toys.new_run(bucket[0], SMALL)  # type: ignore[arg-type]
+    both = await asyncio.gather(toys.run(files, planned), toys.run(files, plan.load(files)))
+    assert [summary.exit_code for summary in both] == [0, 0]
+    assert_every_trial_once(files, planned.blocks)
+    assert len(files.list("trials")) == len(store.committed(files, "trials"))
 
 
 def test_what_a_store_refuses_is_told_without_its_keys(server: ObjectServer, files: Store) -> None:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster import gpus
+from cluster.actor import Task
+from cluster.engines import vllm_core
 from cluster.gpus import Gpu, GpuTaken, taken, wait_until_free
-from cluster.placement import Machine, Need, packed, ranks_each, room, room_now, share
+from cluster.placement import Machine, Need, Survey, packed, ranks_each, room, room_now, share
+from cluster.replica import open_ray
+from sweep.block import Block
 from sweep.driving.pool import NoRoom
 from sweep.serving import parse
+from sweep.store import Store
 from tests.toys import MODEL, block
 
 HUB = replace(MODEL, name="big", path="owner/big", revision="c0ffee" * 6 + "beef", engine="transformers")
@@ -73,9 +79,57 @@ def test_on_a_cluster_more_may_be_asked_than_there_is_room_for_now() -> None:
     assert share(machines([2]), 8, packed=3) == Need(gpus=0.3333)
     assert share(machines([2]), 4, packed=3) == Need(gpus=0.5)
     small = block(model=replace(MODEL, name="small", engine="vllm"))
-    assert packed([small], parse(["memory=0.3"])) == 3
-    assert packed([small], parse([])) == 1
-    assert packed([small, block(model=HUB)], parse(["memory=0.3"])) == 1
+    assert packed([small], parse(["memory=0.3"]), fixed=False) == 3
+    assert packed([small], parse([]), fixed=False) == 1
+    assert packed([small, block(model=HUB)], parse(["memory=0.3"]), fixed=False) == 1
+
+
+class Asked(Exception):
+    """What a crew was made of."""
+
+
+def crew(task: Task, *_: object) -> NoReturn:
+    raise Asked(task)
+
+
+@pytest.mark.parametrize(
+    ("said", "replicas", "memory"),
+    [([], 4, 0.225), ([], 2, 0.45), ([], 1, None), (["memory=0.2"], 4, 0.2), (["memory=0.2", "memory=none"], 4, None)],
+)
+async def test_replicas_that_share_a_gpu_share_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str], replicas: int, memory: float | None
+) -> None:
+    """On a machine of one's own; as vLLM is told."""
+    model = replace(MODEL, path="pocket", engine="vllm")
+    found = await asked_of(monkeypatch, Store(tmp_path), [block(model=model)], said, replicas)
+    assert found.part == round(1 / replicas, 4)
+    monkeypatch.setattr("cluster.engines.vllm_core.on_cpu", lambda: False)
+    given = vllm_core._arguments(model, found.serving.of(model.name), {}, 512, False)
+    assert given.get("gpu_memory_utilization") == memory
+
+
+async def test_more_replicas_than_fit_by_the_memory_that_each_is_to_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = [block(model=replace(MODEL, path="pocket", engine="vllm"))]
+    with pytest.raises(NoRoom, match="room for 2, not for 4: --replicas 2"):
+        await asked_of(monkeypatch, Store(tmp_path), small, ["memory=0.4"], 4)
+
+
+async def asked_of(
+    monkeypatch: pytest.MonkeyPatch, files: Store, blocks: list[Block], said: list[str], replicas: int
+) -> Task:
+    """What the actors of a machine with one GPU are told."""
+    monkeypatch.setattr("cluster.replica.connect", lambda *_: None)
+    monkeypatch.setattr("cluster.replica.disconnect", lambda *_: None)
+    there = {"node": Machine(address="here", gpus=1.0, cpus=64.0)}
+    monkeypatch.setattr(
+        "cluster.placement.survey", lambda _: Survey(machines=there, draining=frozenset[str](), placed={})
+    )
+    monkeypatch.setattr("cluster.replica.Crew", crew)
+    with pytest.raises(Asked) as found:
+        await open_ray(files, replicas=replicas, serving=parse(said), blocks=blocks)
+    return found.value.args[0]
 
 
 def test_a_replica_of_several_ranks_has_a_place_for_each() -> None:

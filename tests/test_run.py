@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import os
 import signal
 import subprocess
@@ -31,7 +32,7 @@ from sweep.driving.updates import Landed, Started, Summary, Trouble, Update
 from sweep.engine import EngineDead, EngineUnavailable, InjectionContradiction
 from sweep.grading import RULES
 from sweep.plan import Plan, add, halves_of, in_order, load, retry
-from sweep.store import Store, StoreError
+from sweep.store import Damaged, Missing, Store, StoreError
 from sweep.worker import Done, Worker
 from tests import toys
 from tests.toys import ToyEngine, assert_every_trial_once, block, controls, kit, new_run, pool, run, table
@@ -519,6 +520,78 @@ async def test_lost_replicas_cost_nothing_but_time(tmp_path: Path) -> None:
     assert any(isinstance(update, Trouble) and update.kind == "lost" for update in updates)
     assert_every_trial_once(files, planned.blocks)
     assert len(files.list("trials")) == len(store.committed(files, "trials"))
+
+
+class BadMachine(InProcessPool):
+    """Three replicas, of which those on some machines cannot use the run's place. A replacement is on the same one."""
+
+    def __init__(self, worker: Worker, bad: set[str], error: StoreError, after: int = 0) -> None:
+        super().__init__(worker)
+        self.replicas, self.replaced = ("a-0", "b-0", "c-0"), list[str]()
+        self._bad, self._error, self._left = bad, error, dict.fromkeys(bad, after)
+
+    async def submit(self, replica: str, lease: Lease) -> Done:
+        machine = replica[0]
+        await asyncio.sleep(0.002)
+        if lease.stage == "trials" and machine in self._bad:
+            self._left[machine] -= 1
+            if self._left[machine] < 0:
+                raise copy.copy(self._error)  # by what it is pickled by on its way from another process
+        return await super().submit(replica, lease)
+
+    def replace(self, replica: str) -> None:
+        self.replaced.append(replica)
+        self.replicas = (*(name for name in self.replicas if name != replica), f"{replica[0]}-{len(self.replaced)}")
+
+    def retire(self, replica: str) -> None:
+        self.replicas = tuple(name for name in self.replicas if name != replica)
+
+
+@pytest.mark.parametrize(("after", "replaced"), [(0, 2), (3, 3)], ids=["never", "no longer"])
+async def test_a_machine_that_cannot_use_the_store_is_left_and_the_others_go_on(
+    tmp_path: Path, after: int, replaced: int
+) -> None:
+    """Its replica is replaced a few times, in case it passes; that no shard is blamed for it."""
+    files, planned = new_run(tmp_path, [block(shard_size=1)])
+    worker = Worker(files, planned, kit())
+    there, updates = BadMachine(worker, {"b"}, StoreError("trials in /mnt: EIO"), after), list[Update]()
+    summary = await drive(files, planned.blocks, there, updates.append)
+    assert (summary.exit_code, summary.losses) == (0, replaced + 1)
+    assert len(there.replaced) == replaced
+    assert {name[0] for name in there.replicas} == {"a", "c"}
+    reasons = [update.reason for update in updates if isinstance(update, Trouble)]
+    assert all("its machine cannot use the run's place, which this one can: trials in /mnt: EIO" in r for r in reasons)
+    assert_every_trial_once(files, planned.blocks)
+    assert not any(row["status"] == "error" for row in table(files))
+
+
+async def test_a_store_that_no_replica_can_use_ends_the_run(tmp_path: Path) -> None:
+    files, planned = new_run(tmp_path)
+    there = BadMachine(Worker(files, planned, kit()), {"a", "b", "c"}, StoreError("no mount"))
+    with pytest.raises(StoreError, match="no mount"):
+        await drive(files, planned.blocks, there, silent)
+    assert (len(there.replaced), there.replicas) == (3, ())  # one of them had measured the directions before
+    assert (await run(files, planned)).exit_code == 0
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["missing", "damaged"])
+async def test_a_file_that_is_lost_to_all_ends_the_run_at_once(tmp_path: Path, lost: bool) -> None:
+    """And one that only its own machine does not see as it is does not."""
+    for everywhere in (False, True):
+        files, planned = new_run(tmp_path / str(everywhere))
+        part = store.put(files, "directions", "d", b"right", "safetensors")
+        error = Missing("it is missing", part["file"]) if lost else Damaged("it is damaged", part)
+        if everywhere:
+            files.delete(part["file"])
+        if everywhere and not lost:
+            files.write(part["file"], b"wrong")
+        there = BadMachine(Worker(files, planned, kit()), {"b"}, error)
+        if everywhere:
+            with pytest.raises(StoreError, match="is missing" if lost else "is not what its commit record says"):
+                await drive(files, planned.blocks, there, silent)
+            assert not there.replaced
+        else:
+            assert (await drive(files, planned.blocks, there, silent)).exit_code == 0
 
 
 async def test_one_liar_is_taken_out_and_a_second_stops_the_run(tmp_path: Path) -> None:

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
+import ray._private.ray_constants as ray_constants
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.connection import connect, disconnect
 from sweep.__main__ import main
 from sweep.driving.events import EventLog
 from sweep.driving.scheduler import Lease
@@ -21,6 +24,7 @@ from sweep.models import ModelRequest, identify
 from sweep.redact import redact, redacted
 from sweep.spec import ModelTable, SpecError, decode
 from sweep.store import Store, open_run
+from tests.clusters import listening, processes, until
 from tests.test_cli import SPEC, call
 from tests.test_structure import FOLDERS, ROOT, sources
 
@@ -243,12 +247,34 @@ def test_every_template_turns_the_token_on_and_binds_no_wider_than_its_cluster()
     assert "RAY_AUTH_MODE=token" in script
     assert "--include-dashboard=false" in script
     assert "umask 077" in script
-    _, ray = yaml.safe_load_all((ROOT / "infra/kuberay/rayjob.yaml").read_text())
+    *_, ray = yaml.safe_load_all((ROOT / "infra/kuberay/rayjob.yaml").read_text())
     assert ray["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
     wide = [path for path in (ROOT / "infra").rglob("*") if path.is_file() and b"0.0.0.0" in path.read_bytes()]
     assert [path.name for path in wide] == ["rayjob.yaml"]  # a pod's own network, where its service finds it
     for path in (path for path in (ROOT / "infra").rglob("*") if path.suffix in (".sh", ".yaml", ".yml")):
         assert "RAY_AUTH_MODE=disabled" not in path.read_text(), path
+
+
+def test_a_ray_of_our_own_listens_on_the_loopback_only() -> None:
+    """Its metrics too, which ask for no token."""
+    temporary = connect(None, 1)
+    assert temporary is not None
+    try:
+        logs = temporary / "session_latest" / "logs"
+        for name in ("dashboard.log", "monitor.log"):  # what starts last
+            until(lambda file=logs / name: file.exists() and "metrics server" in file.read_text(), name)
+        until(lambda: ray.get(_double.remote(21)) == 42, "a worker")
+        ports = listening(processes(str(temporary)))
+        assert len(ports) > 3
+        assert {address for address, _ in ports} == {"127.0.0.1"}
+    finally:
+        disconnect(temporary)
+    assert ray_constants.ENABLE_RAY_CLUSTER  # a cluster that is joined next is no loopback
+
+
+@ray.remote
+def _double(number: int) -> int:
+    return 2 * number
 
 
 def test_a_store_refuses_what_leads_out(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from sweep.__main__ import main
 from sweep.store import Store, records
-from tests.clusters import answers, slurm_cluster, until
+from tests.clusters import answers, listening, processes, readable_metrics, slurm_cluster, until
 from tests.test_cli import call
 
 SOON = timedelta(seconds=6)
@@ -87,19 +87,31 @@ def test_an_array_of_drivers_is_told_ahead_queued_again_and_complete(spec: Path,
     assert log.count("trials finished") == 2
 
 
-def test_two_nodes_with_a_ray_of_their_own(spec: Path, tmp_path: Path, capsys: Any) -> None:
-    """Two replicas of a core each need both."""
+def test_two_nodes_with_a_ray_of_their_own_are_told_ahead_and_queued_again(
+    spec: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """Two replicas of a core each need both, and nobody without the token is served by their Ray."""
     run = tmp_path / "run"
     where = ("--to", "slurm", "--nodes", 2, "--sbatch", "cpus-per-task=1")
-    code, first = call(capsys, "submit", spec, *where, "--run", run, "--", "--replicas", 2)
-    assert (code, first["submitted"]) == (0, True)
+    _, first = call(capsys, "submit", spec, *where, "--run", run, "--", "--replicas", 2)
+    until(lambda: list(run.glob("commits/trials/*.json")), "a shard")
+    job = answers("squeue", "--noheader", f"--name={first['id']}", "--format=%A")
+    ours = processes(f"/tmp/sweep-{job}-")
+    ports = listening(ours)
+    assert len(ports) > 4
+    assert readable_metrics(ports) == []
+
+    subprocess.run(["scancel", "--signal=USR2", "--batch", job], check=True)
+    until(lambda: begun_again(job), "begun again")
     assert main(["logs", str(run), "--follow"]) == 0
     log = capsys.readouterr().err
-    assert "2 of 2 machines have joined" in log
+    assert "queued again, after 0 restarts" in log
+    assert "queued again, after 1 restarts" not in log
+    assert log.count("2 of 2 machines have joined") == 2
     assert call(capsys, "check", run)[0] == 0, log
-    assert len({record["replica"] for record in records(Store(run), "trials").values()}) == 2
+    assert len({record["replica"] for record in records(Store(run), "trials").values()}) >= 2
     assert call(capsys, "report", run)[0] == 0
-    assert not list(Path("/tmp").glob("sweep-[0-9]*")), log  # sockets, logs and the token went with the job
+    assert not list(Path("/tmp").glob(f"sweep-{job}-*")), log  # sockets, logs and the token went with the job
 
 
 def test_a_cancelled_job_is_not_queued_again(spec: Path, tmp_path: Path, capsys: Any) -> None:

@@ -157,6 +157,24 @@ def test_directions_of_ones_own_are_items(tmp_path: Path) -> None:
     assert isinstance(block.source("mine"), VectorFile)
 
 
+def test_a_direction_that_is_injected_in_place_of_an_items_own_is_no_item() -> None:
+    """A confidence direction, for questions, would become a concept that is to be named, and a distractor."""
+    contrast = {"positive": ["HI"], "negative": ["Hi"]}
+    asks = {"protocol": "knowing", "questions": "facts", "limit": 2, "direction": "sure", "layers": [4]}
+    asks |= {"strengths": [1], "arms": ["none", "concept"]}
+    own = SPEC["experiments"][0]
+    found = {"directions": {"sure": contrast, "loud": contrast}, "experiments": [own, asks]}
+    concepts, _, injected, _ = parse(found).blocks
+    assert "loud" in concepts.items
+    assert "sure" not in concepts.items
+    assert "sure" not in {other for block in parse(found).blocks[:2] for other in block.candidates}
+    assert isinstance(injected.direction, Contrast)
+    assert injected.direction.name == "sure"
+    listed = parse(found | {"experiments": [own | {"concepts": ["bread", "sure"]}, asks]}).blocks[0]
+    assert listed.items == ("bread", "sure")  # whoever names it, means it
+    assert isinstance(listed.source("sure"), Contrast)
+
+
 def test_two_experiments_that_overlap_are_asked_once() -> None:
     twice = parse({"experiments": [SPEC["experiments"][0], SPEC["experiments"][0] | {"layers": [5, 6]}]})
     assert sum(b.size for b in plan.difference(twice.blocks, [])) == 3 * 3 * 3 * 2 + 9

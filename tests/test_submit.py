@@ -22,12 +22,29 @@ from hypothesis import strategies as st
 from cluster.submission.ray_job import RayJobs
 from cluster.submission.slurm import Allocation, Slurm
 from cluster.submit import reach
+from sweep import submissions
 from sweep.__main__ import main
 from sweep.arguments import parsed, parser
 from sweep.commands import CommandError
+from sweep.commands.ending import run_report
 from sweep.commands.submitting import cancel, job, logs, submit
-from sweep.store import Store, StoreError, open_run
-from sweep.submissions import Destination, Job, State, Submission, SubmitError, add, all_of, identifier
+from sweep.driving.leasing import Limits
+from sweep.driving.pace import Timing
+from sweep.driving.run import drive
+from sweep.driving.updates import Landed, Update
+from sweep.store import Store, StoreError, committed, open_run
+from sweep.submissions import (
+    Destination,
+    Job,
+    State,
+    Submission,
+    SubmitError,
+    add,
+    all_of,
+    identifier,
+    is_cancelled,
+)
+from tests import toys
 from tests.test_cli import SPEC, call
 
 ROOT = Path(__file__).parent.parent
@@ -46,13 +63,14 @@ class Cluster:
 
     kind: Destination = "ray"
     address = "http://cluster"
+    here = True
 
     def __init__(self) -> None:
         self.states: dict[str, State] = {}
         self.left: str | None = None
 
     def render(self, job: Job, key: str) -> str:
-        return job.command("python", job.spec.name)
+        return job.command("python", job.spec.name, key)
 
     def log(self, job: Job, key: str) -> str | None:
         return None
@@ -109,8 +127,9 @@ def test_a_dry_run_asks_nobody_and_leaves_nothing(study: Job) -> None:
         def state(self, key: str) -> State | None:
             raise AssertionError("asked")
 
-    report = submit(study, Silent(), dry_run=True)
-    assert report.lines == [f"python -m sweep run study.toml --run {Path.cwd()}/runs/study --replicas 2"]
+    report, run = submit(study, Silent(), dry_run=True), f"{Path.cwd()}/runs/study"
+    ours = f"--run {run} --submission {identifier('study', run, 1)}"
+    assert report.lines == [f"python -m sweep run study.toml {ours} --replicas 2"]
     assert not Path("runs").exists()
 
 
@@ -122,6 +141,90 @@ def test_logs_and_cancel_are_those_of_the_newest(study: Job, capsys: pytest.Capt
     second = submit(study, cluster, dry_run=False).data["id"]
     assert logs(study.run, lambda _: cluster, follow=True).data == {"id": second, "state": "running"}
     assert capsys.readouterr().err == f"{second} follow=True\n"
+
+
+class Stranger(Cluster):
+    """Cannot be reached from here, or knows no such job."""
+
+    def __init__(self, *, here: bool) -> None:
+        super().__init__()
+        self.here = here
+
+    def state(self, key: str) -> State | None:
+        if not self.here:
+            raise SubmitError("squeue is not on this machine: run the same where it is")
+        return None
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_a_job_that_cannot_be_seen_from_here_is_told_in_the_run(study: Job, capsys: Any, here: bool) -> None:
+    """It may be waiting, run or be long over: all that is known here is that somebody wants its end."""
+    cluster = Cluster()
+    first = submit(study, cluster, dry_run=False).data["id"]
+    told = cancel(study.run, lambda _: Stranger(here=here))
+    assert told.data == {"id": first, "cancelled": True}
+    assert ("knows no such job" if here else "squeue is not on this machine") in told.lines[0]
+    assert is_cancelled(Store(study.run), first)
+    again = cancel(study.run, lambda _: Stranger(here=here))
+    assert again.data["cancelled"] is not here
+    _, status = call(capsys, "status", study.run)
+    assert [", by " in one["cancelled"] for one in status["submissions"]] == [True]
+    second = submit(study, cluster, dry_run=False).data  # though the first may still be ending
+    assert (second["submitted"], second["id"]) == (True, f"{first}-2")
+    assert not is_cancelled(Store(study.run), second["id"])
+
+
+@pytest.mark.parametrize("target", ["slurm", "kuberay"])
+def test_without_the_targets_command_nothing_is_claimed_of_a_job(
+    study: Job, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, target: Destination
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    log = tmp_path / "logs" / "sweep-x-7.log"
+    address = "default" if target == "kuberay" else ""
+    record = Submission(target=target, id="sweep-x", address=address, log=str(log), when="", by="", rendered="")
+    add(Store(study.run), record)
+    code, refused = call(capsys, "logs", study.run)
+    assert code == 1
+    assert refused["error"].endswith("`sweep status RUN`")
+    with pytest.raises(SubmitError, match="is not on this machine"):
+        reach(record).state("sweep-x")
+    assert call(capsys, "cancel", study.run) == (0, {"id": "sweep-x", "cancelled": True})
+    if target == "slurm":  # whose files may be seen though Slurm is not
+        log.parent.mkdir()
+        log.write_text("650/650 trials\n")
+        assert main(["logs", str(study.run), "--json"]) == 0
+        said = capsys.readouterr()
+        assert (said.err, json.loads(said.out)) == ("650/650 trials\n", {"id": "sweep-x", "state": None})
+
+
+async def test_a_driver_ends_where_its_submission_was_cancelled_and_a_further_one_goes_on(tmp_path: Path) -> None:
+    store, planned = toys.new_run(tmp_path, [toys.block(shard_size=1)])
+    for key in ("sweep-x-2", "sweep-y"):  # others'
+        submissions.cancel(store, key)
+
+    def somebody_cancels(update: Update) -> None:
+        if isinstance(update, Landed) and update.stage == "trials":
+            submissions.cancel(store, "sweep-x")
+
+    limits = Limits(timing=Timing(look=0.0), submission="sweep-x")
+    ended = await drive(store, planned.blocks, toys.pool(store, planned), somebody_cancels, limits=limits)
+    assert (ended.cancelled, ended.exit_code, ended.halted) == (True, 3, "it was cancelled")
+    assert 0 < ended.done < ended.planned
+    assert "it was cancelled; go on with: sweep run" in run_report(tmp_path, tmp_path / "s.toml", ended).lines[-1]
+    limits = Limits(timing=Timing(look=0.0), submission="sweep-x-3")
+    further = await drive(store, planned.blocks, toys.pool(store, planned), print, limits=limits)
+    assert (further.exit_code, further.done) == (0, further.planned)
+
+
+def test_a_job_that_begins_after_it_was_cancelled_ends_before_it_loads_anything(study: Job, capsys: Any) -> None:
+    """As when Slurm or KubeRay queue it again: 3, by which neither does so a second time."""
+    run = ("run", study.spec, "--in-process", "--run", study.run)
+    store = open_run(study.run, "study")
+    submissions.cancel(store, "sweep-x")
+    code, ended = call(capsys, *run, "--submission", "sweep-x")
+    assert (code, ended["done"], ended["cancelled"]) == (3, 0, True)
+    assert not committed(store, "directions")
+    assert call(capsys, *run)[0] == 0  # typed by somebody, it belongs to no submission
 
 
 def test_a_run_that_was_never_submitted_says_how(study: Job) -> None:
@@ -265,7 +368,7 @@ def test_what_cannot_travel_is_told(tmp_path: Path, lines: str, message: str) ->
 
 
 def test_what_only_submit_may_say_is_refused_after_the_dashes(study: Job) -> None:
-    for words in (["--run", "x"], ["--address", "a"], ["--in-process"], ["--share", "2/3"]):
+    for words in (["--run", "x"], ["--address", "a"], ["--in-process"], ["--share", "2/3"], ["--submission", "x"]):
         with pytest.raises(CommandError, match=f"{words[0]} is for `sweep submit` to say"):
             job(study.spec, None, words)
 
@@ -306,7 +409,7 @@ def test_a_script_takes_every_word_as_it_is(tmp_path: Path, hostile: str) -> Non
     assert words[:5] == [sys.executable, "-m", "sweep", "run", str(spec)]
     assert words[-3:] == ["--in-process", "--serve", hostile]
     assert not list(tmp_path.rglob("escaped"))
-    assert shlex.split(work.command("python", str(spec)))[-1] == hostile
+    assert shlex.split(work.command("python", str(spec), "sweep-s-1"))[-1] == hostile
 
 
 ENDED = -signal.SIGTERM  # by Slurm, once it was asked to queue the job again
@@ -318,14 +421,14 @@ for _ in {1..100}; do case "$1" in wait | deaf) sleep 0.1 ;; *) exit "$1" ;; esa
 """
 
 
-def script(folder: Path, first: str) -> tuple[subprocess.Popen[str], Path]:
+def script(folder: Path, first: str, ending: int = 20) -> tuple[subprocess.Popen[str], Path]:
     """The array's script as a process, with a stub for the driver and for the command that queues again."""
     (folder / "driver").write_text(STUB)
     (folder / "scontrol").write_text('#!/bin/sh\necho "$*" >> "$(dirname "$0")/asked"\n(sleep 0.3; kill $PPID) &\n')
     for name in ("driver", "scontrol"):
         (folder / name).chmod(0o755)
     work = Job(study="s", run=folder / "run", spec=folder / "s.toml", files={}, arguments=())
-    text = Slurm(Allocation(array=2)).render(work, "sweep-s-1")
+    text = Slurm(Allocation(array=2)).render(work, "sweep-s-1").replace("ENDING=20", f"ENDING={ending}")
     text = re.sub("^set -- .*", f"set -- '{folder}/driver' {first}", text, flags=re.MULTILINE)
     path = f"{folder}{os.pathsep}{os.environ['PATH']}"
     env = {"PATH": path, "SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_JOB_ID": "7"}
@@ -364,6 +467,65 @@ def test_a_notice_reaches_the_driver_and_a_cancelled_job_is_over(
     assert asked.exists() == again
 
 
+PYTHON = """#!/usr/bin/env bash
+# In place of Python: waits for the head, as for all machines, or is a driver, in whose time the head may end.
+case "$1" in
+  -c) exec "$REAL" "$@" ;;
+  -m) until (exec 3<>"/dev/tcp/127.0.0.1/${3##*:}") 2>/dev/null; do sleep 0.05; done ;;
+  *) echo "began ${*:3}"
+     [ "$2" = lives ] || touch "$FOLDER/dead"
+     while [ "$2" = dies ] && (exec 3<>"/dev/tcp/${4%:*}/${4##*:}") 2>/dev/null; do sleep 0.05; done
+     exit "$1" ;;
+esac
+"""
+SRUN = """#!/usr/bin/env bash
+# In place of a step over all machines: listens as Ray's head would, until it is dead.
+exec "$REAL" -c 'import pathlib, socket, sys, time
+server, dead = socket.create_server(("127.0.0.1", int(sys.argv[1]))), pathlib.Path(sys.argv[2])
+while not dead.exists(): time.sleep(0.05)' "${@: -1}" "$FOLDER/dead"
+"""
+SCONTROL = """#!/usr/bin/env bash
+case "$1" in
+  --oneliner) echo "NodeName=one NodeAddr=127.0.0.1 Port=1" ;;
+  *) echo "$*" >>"$FOLDER/asked"; (sleep 0.3; kill $PPID) & ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "head", "again"),
+    [(1, "dies", True), (134, "dies", True), (1, "lives", False), (0, "dies", False), (3, "dies", False)],
+)
+def test_a_job_whose_head_dies_is_queued_again(tmp_path: Path, code: int, head: str, again: bool) -> None:
+    """Its driver can only fail then; what it says of that is not what happened."""
+    for name, text in (("python", PYTHON), ("srun", SRUN), ("scontrol", SCONTROL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    work = Job(study="s", run=tmp_path / "run", spec=tmp_path / "s.toml", files={}, arguments=())
+    text = Slurm(Allocation(nodes=2)).render(work, "sweep-s-1")
+    text = re.sub("^set -- .*", f"set -- '{tmp_path}/python' {code} {head}", text, flags=re.MULTILINE)
+    here = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "FOLDER": str(tmp_path), "REAL": sys.executable}
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURMD_NODENAME": "one"}
+    done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=False, env=here | slurm)
+    assert done.returncode == (ENDED if again else code), done.stderr
+    assert re.match(r"began --address 127\.0\.0\.1:[0-9]+$", done.stdout)
+    assert ((tmp_path / "asked").read_text() if (tmp_path / "asked").exists() else "") == "requeue 7\n" * again
+    assert ("and with it the driver" in done.stderr) == (head == "dies" and code != 0)
+    assert not list(Path("/tmp").glob("sweep-7-*"))
+
+
+def test_a_cancelled_driver_is_told_once_more_before_slurm_would_kill_it(tmp_path: Path) -> None:
+    """Its grace is that of the longer notice. The stub knows nothing of TERM, and ends by the one that comes later."""
+    process, asked = script(tmp_path, "wait", ending=1)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "began --share 1/2\n"
+    time.sleep(0.3)  # the script is to know its driver
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM, said  # after ten seconds the stub would end by itself, with 0
+    assert not asked.exists()
+
+
 def test_every_command_of_the_guide_is_understood() -> None:
     guide = (ROOT / "infra/README.md").read_text().replace("\\\n", " ")
     commands = re.findall(r"^\$ sweep (.*?)(?: +#.*)?$", guide, re.MULTILINE)
@@ -394,6 +556,16 @@ def test_options_of_sbatch_come_after_ours_and_win(tmp_path: Path) -> None:
     assert {"--job-name=sweep-s-1", "--nodes=3", "--requeue", "--signal=B:USR2@600", "--gpus-per-node=8"} <= set(
         options
     )
+
+
+@pytest.mark.parametrize(("options", "grace"), [({}, 90), ({"signal": "B:USR2@600"}, 450), ({"signal": "USR2"}, 90)])
+def test_leases_have_most_of_the_notice_to_end(tmp_path: Path, options: dict[str, str], grace: float) -> None:
+    for more, wanted in (((), grace), (("--grace", "7"), 7)):
+        work = Job(study="s", run=tmp_path / "run", spec=tmp_path / "s.toml", files={}, arguments=more)
+        text = Slurm(Allocation(options=options)).render(work, "sweep-s-1")
+        (line,) = re.findall(r"^set -- (.*)$", text, re.MULTILINE)
+        given = parser().parse_args(shlex.split(line, comments=True)[3:])
+        assert (given.grace, given.submission) == (wanted, "sweep-s-1")
 
 
 def test_without_sbatch_the_script_is_a_file(study: Job, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from sweep.driving.run import shared
+from sweep.driving.scheduler import Shard
 from sweep.driving.tally import tally
-from sweep.driving.waiting import Groups, Line, numbered
-from sweep.store import Store, each_record, publish, records
+from sweep.driving.waiting import Line
+from sweep.names import Groups, Names, numbered
+from sweep.store import Store, committed, each_record, publish, records
 
 NAMES = (
     "a-000000",
@@ -75,3 +82,38 @@ def test_records_add_up_and_are_those_that_are_read_at_once(tmp_path: Path) -> N
     assert (total["rows"], total["tokens"], total["verdicts"]) == (15, 10, [])
     assert total["counts"] == [cell("none", ok=10, error=5), cell("concept", ok=4, error=0)]
     assert tally([total, total])["counts"] == [cell("none", ok=20, error=10), cell("concept", ok=8, error=0)]
+
+
+@given(st.sets(st.sampled_from(NAMES)), st.sets(st.sampled_from(NAMES)))
+def test_names_are_a_set(some: set[str], others: set[str]) -> None:
+    one, other = Names(some), Names(others)
+    assert (set(one), len(one), one) == (some, len(some), some)
+    assert (one - other, one | others, others - one) == (some - others, some | others, others - some)
+    assert (one <= other, others <= one) == (some <= others, others <= some)
+    one.update(others)
+    assert one == some | others
+    for name in others:
+        one.discard(name)
+    assert one == some - others
+
+
+def test_what_a_driver_holds_of_a_committed_or_waiting_shard_is_a_few_bytes(tmp_path: Path) -> None:
+    """With lists and sets of names it would be some hundreds."""
+    count, folder = 4000, tmp_path / "commits" / "trials"
+    folder.mkdir(parents=True)
+    for number in range(count):
+        (folder / f"0123456789abcdef-{number:06d}.json").write_text('{"rows": 3}')
+    files = Store(tmp_path)
+    waits = (Shard(name=f"0123456789abcdef-{number:06d}", group="g") for number in range(count))
+    assert bytes_at_most(lambda: len(committed(files, "trials")) == count) < 60 * count
+    assert bytes_at_most(lambda: sum(1 for _ in shared(waits, 3, 8)) == count) < 60 * count
+    few = bytes_at_most(lambda: sum(each["rows"] for _, each in each_record(files, "trials")) == 3 * count)
+    assert few < 60 * count
+
+
+def bytes_at_most(right: Callable[[], bool]) -> int:
+    tracemalloc.start()
+    assert right()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak

@@ -36,7 +36,7 @@ def ask(command: Sequence[str], *, given: str | None = None) -> str:
     try:
         done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=PATIENCE, check=False)
     except FileNotFoundError as error:
-        raise SubmitError(f"{command[0]} is not on this machine: run the same where it is") from error
+        raise _absent(command) from error
     except subprocess.TimeoutExpired as error:
         raise SubmitError(f"{command[0]} did not answer in {PATIENCE:g} s; try: {' '.join(command)}") from error
     if done.returncode:
@@ -45,8 +45,14 @@ def ask(command: Sequence[str], *, given: str | None = None) -> str:
     return done.stdout
 
 
+def _absent(command: Sequence[str]) -> SubmitError:
+    return SubmitError(f"{command[0]} is not on this machine: run the same where it is, or see `sweep status RUN`")
+
+
 def stream(command: Sequence[str]) -> Iterator[str]:
     """What a command prints, line by line, until it ends or the reader has enough."""
+    if not has(command[0]):
+        raise _absent(command)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         try:

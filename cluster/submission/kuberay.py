@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ LABEL = "introspection-sweep/job"
 SUBMITTER = "ray-job-submitter"  # KubeRay's name for the container that holds the driver's output
 HEAD = {"cpu": "2", "memory": "8Gi"}  # for Ray's own processes and a driver, which holds no results
 LARGEST = 900_000  # bytes of all files: a ConfigMap holds 1 MiB
+COMMAND = ".sweep/command.json"  # beside the spec: the words that a job is
 DNS = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 QUANTITY = r"[0-9]+(\.[0-9]+)?(m|[KMGT]i?)?"
 IMAGE = r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}"
 KEY = r"[A-Za-z0-9._-]{1,253}"
+KINDS = "rayjob,configmap,networkpolicy"
 ENDED = {"Complete", "Failed", "Suspended"}
 
 
@@ -58,6 +61,10 @@ class KubeRay:
         self.address = checked(namespace, DNS, "--namespace")
         self._machines = machines
 
+    @property
+    def here(self) -> bool:
+        return has("kubectl")
+
     def render(self, job: Job, key: str) -> str:
         assert self._machines is not None, "a target that was reached from a record renders nothing"
         return yaml.safe_dump_all(manifests(job, key, self._machines), sort_keys=False)
@@ -66,8 +73,6 @@ class KubeRay:
         return None
 
     def state(self, key: str) -> State | None:
-        if not has("kubectl"):
-            return None
         answer = ask([*self._kubectl(), "get", "rayjob", key, "--ignore-not-found", "-o", "yaml"])
         if not answer.strip():
             return None
@@ -77,7 +82,7 @@ class KubeRay:
         return State(alive=word not in ENDED, word=f"{word}{f' ({outcome})' if outcome else ''}".lower())
 
     def submit(self, job: Job, key: str, rendered: str) -> str | None:
-        if has("kubectl"):
+        if self.here:
             ask([*self._kubectl(), "apply", "-f", "-"], given=rendered)
             return None
         file = Path(f"{key}.yaml")
@@ -89,30 +94,34 @@ class KubeRay:
         yield from stream([*self._kubectl(), "logs", *which, *(["-f"] if follow else [])])
 
     def cancel(self, key: str) -> None:
-        ask([*self._kubectl(), "delete", "rayjob,configmap", key, "--ignore-not-found", "--wait=false"])
+        ask([*self._kubectl(), "delete", KINDS, key, "--ignore-not-found", "--wait=false"])
 
     def _kubectl(self) -> list[str]:
         return ["kubectl", "--namespace", self.address]
 
 
 def manifests(job: Job, key: str, machines: Machines) -> list[dict[str, Any]]:
-    """A ConfigMap and a RayJob. Raises SubmitError for a run or files that a pod cannot see."""
+    """A ConfigMap, a NetworkPolicy and a RayJob. Raises SubmitError for a run or files that a pod cannot see."""
     _visible(job, machines)
-    config, ray = (copy.deepcopy(one) for one in yaml.safe_load_all(template("kuberay/rayjob.yaml")))
-    for one in (config, ray):
+    config, policy, ray = (copy.deepcopy(one) for one in yaml.safe_load_all(template("kuberay/rayjob.yaml")))
+    for one in (config, policy, ray):
         one["metadata"]["name"] = key
         one["metadata"]["labels"][LABEL] = key
-    paths = {name: checked(name.replace("/", "__"), KEY, "the name of a file") for name in job.files}
-    config["data"] = {paths[name]: _text(name, data) for name, data in job.files.items()}
+    words = job.words("python", f"/study/{job.spec.name}", key, "--address", "auto")
+    files = {**job.files, COMMAND: json.dumps(words).encode()}
+    paths = {name: checked(name.replace("/", "__"), KEY, "the name of a file") for name in files}
+    config["data"] = {paths[name]: _text(name, data) for name, data in files.items()}
+    own = {"matchLabels": {LABEL: key}}
+    policy["spec"]["podSelector"] = policy["spec"]["ingress"][0]["from"][0]["podSelector"] = own
     spec, cluster = ray["spec"], ray["spec"]["rayClusterSpec"]
-    command = job.command("python", f"/study/{job.spec.name}", "--address", "auto")
-    spec["entrypoint"] = command.replace("$(", "$$(")  # else Kubernetes would put a variable there
+    # These words go through two shells; those of the command, which may be any, do not.
+    spec["entrypoint"] = f"python -m cluster.submission.pod {machines.nodes + 1} /study/{COMMAND}"
     head, (workers,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
     for group, size in ((head, HEAD), (workers, machines.size)):
         group["template"] = copy.deepcopy(group["template"])  # the two share one in the file
         _pod(group["template"], key, paths, machines, size)
     workers |= dict.fromkeys(("replicas", "minReplicas", "maxReplicas"), machines.nodes)
-    return [config, ray]
+    return [config, policy, ray]
 
 
 def _pod(pod: dict[str, Any], key: str, paths: dict[str, str], machines: Machines, size: dict[str, str]) -> None:

@@ -17,9 +17,12 @@ PAUSE = 0.5  # seconds
 def main(address: str, count: int, seconds: float) -> int:
     deadline = time.monotonic() + seconds
     joined = 0
-    while joined < count and time.monotonic() < deadline:
-        joined = _joined(address)
-        time.sleep(0 if joined >= count else PAUSE)
+    try:
+        while joined < count and time.monotonic() < deadline:
+            joined = _joined(address)
+            time.sleep(0 if joined >= count else PAUSE)
+    finally:
+        ray.shutdown()
     print(f"{joined} of {count} machines have joined the Ray at {address}", file=sys.stderr)
     return 0 if joined else 1
 

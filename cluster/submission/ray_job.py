@@ -24,6 +24,7 @@ class RayJobs:
     """sweep.submissions.Target by the job server at `address`; the token comes from the environment."""
 
     kind: Destination = "ray"
+    here = True
 
     def __init__(self, address: str) -> None:
         if "@" in address:  # not repeated: it is written into the run
@@ -39,7 +40,7 @@ class RayJobs:
             raise SubmitError(f"no job server at {self.address} ({said}); {TOKEN}; then try: ray job list") from error
 
     def render(self, job: Job, key: str) -> str:
-        return job.command("python", job.spec.name, "--address", "auto")
+        return job.command("python", job.spec.name, key, "--address", "auto")
 
     def log(self, job: Job, key: str) -> str | None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 import shlex
 import sys
 import time
@@ -11,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.submission import ask, checked, has, template
-from sweep.submissions import FOLDER, Destination, Job, State, Submission
+from sweep.submissions import FOLDER, Destination, Job, State, Submission, SubmitError
 
 OPTION = r"[a-z][a-z-]*"
 VALUE = r"[A-Za-z0-9_][A-Za-z0-9_.,:/=@+\[\]-]*"  # no quote, space, % or newline: it means nothing but itself
 FOLDERS = r"/[A-Za-z0-9_.,:/=@+-]*"
 NOTICE = 120  # seconds before the end at which a job is told
+USED = 0.75  # of them
 ENDED = {"boot_fail", "cancelled", "completed", "deadline", "failed", "node_fail", "out_of_memory", "timeout"}
 PAUSE = 1.0  # seconds between two looks at a log
 OPTIONS_LINE, COMMAND_LINE = "#SBATCH @options@", "set -- @command@"
@@ -40,13 +42,18 @@ class Slurm:
     def __init__(self, allocation: Allocation | None = None) -> None:
         self._allocation = allocation or Allocation()
 
+    @property
+    def here(self) -> bool:
+        return has("squeue")
+
     def render(self, job: Job, key: str) -> str:
         """The script. Raises SubmitError for what a line of it could not hold as it is."""
         log = self.log(job, key)
-        options = [f"#SBATCH --{name}{f'={value}' if value else ''}" for name, value in self._options(key, log).items()]
+        options = self._options(key, log)
+        lines = [f"#SBATCH --{name}{f'={value}' if value else ''}" for name, value in options.items()]
         more = ["--in-process"] if self._allocation.array else []
-        command = job.command(sys.executable, str(job.spec), *more)
-        text = template("slurm/sweep.sh").replace(OPTIONS_LINE, "\n".join(options))
+        command = job.command(sys.executable, str(job.spec), key, "--grace", f"{_grace(options):g}", *more)
+        text = template("slurm/sweep.sh").replace(OPTIONS_LINE, "\n".join(lines))
         return text.replace(COMMAND_LINE, f"set -- {command}")
 
     def _options(self, key: str, log: str) -> dict[str, str]:
@@ -66,14 +73,12 @@ class Slurm:
         return f"{checked(folder, FOLDERS, 'the folder of a log, which is named in the script,')}/{key}-{number}.log"
 
     def state(self, key: str) -> State | None:
-        if not has("squeue"):
-            return None
         words = set(ask(["squeue", *_whose(key), "--states=all", "--noheader", "--format=%T"]).lower().split())
         return State(alive=bool(words - ENDED), word=", ".join(sorted(words))) if words else None
 
     def submit(self, job: Job, key: str, rendered: str) -> str | None:
         Path(self.log(job, key)).parent.mkdir(parents=True, exist_ok=True)
-        if has("sbatch"):
+        if self.here:
             ask(["sbatch", "--parsable"], given=rendered)
             return None
         file = Path(f"{key}.sh").absolute()
@@ -81,17 +86,15 @@ class Slurm:
         return shlex.join(["sbatch", str(file)])
 
     def logs(self, submission: Submission, *, follow: bool) -> Iterator[str]:
-        pattern = Path(submission.log or "")
-        read: dict[Path, int] = {}
-        alive = True
-        while alive:
-            alive = follow and self._alive(submission.id)
-            for file in sorted(pattern.parent.glob(f"{submission.id}-*.log")):
-                with file.open(errors="replace") as stream:
-                    stream.seek(read.get(file, 0))
-                    yield stream.read()
-                    read[file] = stream.tell()
-            time.sleep(PAUSE if alive else 0)
+        """Its files. Where they are not seen from here, or cannot be followed, that is an error."""
+        folder, read = Path(submission.log or "").parent, dict[Path, int]()
+        yield from _grown(folder, submission.id, read)
+        if not read and not self.here:
+            raise SubmitError(f"no log of {submission.id} is in {folder}, seen from here: see `sweep status RUN`")
+        while follow:
+            follow = self._alive(submission.id)
+            yield from _grown(folder, submission.id, read)
+            time.sleep(PAUSE if follow else 0)
 
     def _alive(self, key: str) -> bool:
         state = self.state(key)
@@ -99,6 +102,21 @@ class Slurm:
 
     def cancel(self, key: str) -> None:
         ask(["scancel", *_whose(key)])
+
+
+def _grace(options: Mapping[str, str]) -> float:
+    """Of the seconds of notice those in which leases may end. The rest is for giving back the others."""
+    notice = re.search(r"@([0-9]+)$", options["signal"])
+    return USED * (int(notice[1]) if notice else NOTICE)
+
+
+def _grown(folder: Path, key: str, read: dict[Path, int]) -> Iterator[str]:
+    """What was written since; `read` says how far each file was."""
+    for file in sorted(folder.glob(f"{key}-*.log")):
+        with file.open(errors="replace") as stream:
+            stream.seek(read.get(file, 0))
+            yield stream.read()
+            read[file] = stream.tell()
 
 
 def _whose(key: str) -> list[str]:

@@ -61,7 +61,7 @@ class History:
     """Events of all drivers of a run, read once."""
 
     def __init__(self, files: Store) -> None:
-        self._events = events.read(files)
+        self._events = list(events.read(files))
         self._signs: dict[str, Mapping[str, Any]] = {}
         self._last: dict[str, float] = {}
         for driver, event in self._events:

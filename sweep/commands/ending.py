@@ -33,16 +33,24 @@ def run_report(run: Place, spec: Path, summary: Summary) -> Report:
 def _more(summary: Summary) -> str:
     """What to add so that a run whose budget is spent goes on: twice as much of it."""
     price, cost = summary.bill.price, summary.bill.cost
-    if summary.halted is None or price is None or price.budget is None or cost is None:
+    if not summary.broke or price is None or price.budget is None or cost is None:
         return ""
     return f" --price {price.hour:g} --budget {2 * max(price.budget, cost):.6g}"
 
 
-def report_report(page: Path, verdicts: Sequence[str], damaged: Sequence[str]) -> Report:
-    """Where a report is and its verdicts. Parts that could not be read make the exit code 1: its numbers lack them."""
-    lines = [*verdicts, *(f"PROBLEM: left out of every number: {reason}" for reason in damaged), f"report: {page}"]
+def report_report(
+    page: Path, verdicts: Sequence[str], damaged: Sequence[str], remarks: Sequence[str], complete: bool | None
+) -> Report:
+    """Where a report is and its verdicts. Parts that could not be read make the exit code 1: its numbers lack them.
+    `complete`: whether all that was asked for is here and graded; None where that is not known."""
+    lines = [*verdicts, *remarks, *problems(damaged), f"report: {page}"]
     data = {"report": str(page), "verdicts": list(verdicts), "damaged": list(damaged)}
+    data |= {"complete": complete, "remarks": list(remarks)}
     return Report(data=data, lines=lines, code=ERROR if damaged else DONE)
+
+
+def problems(damaged: Sequence[str]) -> list[str]:
+    return [f"PROBLEM: left out of every number: {reason}" for reason in damaged]
 
 
 def declared_cells(run: Place) -> dict[str, tuple[int, float]]:

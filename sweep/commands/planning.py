@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Container, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sweep import plan, power, protocols, study
 from sweep.block import Block
 from sweep.commands import Report, duration
 from sweep.models import parameters
 from sweep.place import Place
-from sweep.store import Store, records
+from sweep.store import Store, each_record
 from sweep.trial import Prompt, StrengthRule
 from sweep.truths import KNOWLEDGE
 
@@ -56,11 +59,7 @@ def plan_report(found: study.Study, run: Place, flops: float) -> Report:
     new = plan.difference(found.blocks, there.blocks)
     total = sum(block.size for block in plan.difference(found.blocks, []))
     asked = plan.asked(there, found.blocks)
-    committed = records(Store(run), "trials")
-    finished = sum(
-        row["rows"] for name, row in committed.items() if plan.parse_shard(name)[0] in {b.key for b in asked}
-    )
-    rate = _measured_rate(committed)
+    finished, rate = _committed(Store(run), {block.key for block in asked})
     data: dict[str, Any] = {
         "study": found.spec.name,
         "run": str(run),
@@ -163,22 +162,26 @@ def _characters(prompt: Prompt, block: Block) -> float:
     return sum(len(turn.text) for turn in prompt.turns) + len(prompt.prefill or "") + shown * sentence
 
 
-def _measured_rate(committed: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """Trials a second of one replica, from the shards that this run has committed. A replica works on two at a time,
-    so its time is that of its shards' union."""
-    spans: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for record in committed.values():
-        spans.setdefault((record["driver"], record["replica"]), []).append((record["began"], record["ended"]))
+def _committed(files: Store, asked: Container[str]) -> tuple[int, float | None]:
+    """Trials of these blocks that are committed, and trials a second of one replica, from all that this run has. A
+    replica works on two shards at a time, so its time is that of its shards' union."""
+    finished = rows = 0
+    spans: dict[tuple[str, str], array[float]] = {}  # of a replica: when each shard began, and when it ended
+    for name, record in each_record(files, "trials"):
+        finished += record["rows"] if plan.parse_shard(name)[0] in asked else 0
+        rows += record["rows"]
+        times = spans.setdefault((record["driver"], record["replica"]), array("d"))
+        times.extend((record["began"], record["ended"]))
     seconds = sum(map(_union, spans.values()))
-    return sum(record["rows"] for record in committed.values()) / seconds if seconds else None
+    return finished, rows / seconds if seconds else None
 
 
-def _union(spans: Sequence[tuple[float, float]]) -> float:
-    total, reached = 0.0, float("-inf")
-    for began, ended in sorted(spans):
-        total += max(0.0, ended - max(began, reached))
-        reached = max(reached, ended)
-    return total
+def _union(times: Sequence[float]) -> float:
+    """Seconds in at least one of these spans, each of which is its begin and then its end."""
+    spans = np.reshape(times, (-1, 2))
+    began, ended = spans[np.argsort(spans[:, 0])].T
+    reached = np.maximum.accumulate(np.concatenate(([-np.inf], ended)))[:-1]
+    return float(np.maximum(0.0, ended - np.maximum(began, reached)).sum())
 
 
 def _plan_lines(data: Mapping[str, Any]) -> Iterator[str]:

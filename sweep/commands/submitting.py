@@ -15,9 +15,9 @@ from sweep.place import Place, absolute
 from sweep.redact import redact
 from sweep.spec import SpecError, decode
 from sweep.store import Store
-from sweep.submissions import Job, State, Submission, Target, facts
+from sweep.submissions import Job, State, Submission, SubmitError, Target, facts
 
-OURS = ("run", "address", "in_process", "share", "json")
+OURS = ("run", "address", "in_process", "share", "submission", "json")
 Reach = Callable[[Submission], Target]
 
 
@@ -51,7 +51,7 @@ def submit(job: Job, target: Target, *, dry_run: bool) -> Report:
     if dry_run:  # asks nobody
         made = submissions.new(target, job, next(key for key in _names(job) if key not in recorded))
         return Report(data=asdict(made), lines=[made.rendered])
-    key, state = _next(job, target, recorded)
+    key, state = _next(job, target, recorded, submissions.cancelled(store))
     made = submissions.new(target, job, key)
     if state is not None:  # it may be that whoever submitted it had no time to write it down
         return _attached(store, made, state, known=key in recorded)
@@ -66,9 +66,11 @@ def _names(job: Job) -> Iterator[str]:
     return (submissions.identifier(job.study, absolute(job.run), attempt) for attempt in count(1))
 
 
-def _next(job: Job, target: Target, recorded: Collection[str]) -> tuple[str, State | None]:
-    """The job that is alive, with its state, or the first name that was never used."""
-    asked = ((key, target.state(key)) for key in _names(job))
+def _next(job: Job, target: Target, recorded: Collection[str], cancelled: Collection[str]) -> tuple[str, State | None]:
+    """The job that is alive, with its state, or the first name that was never used. One that was cancelled is as good
+    as over; from a machine that cannot ask, a script is written in a further name."""
+    names = (key for key in _names(job) if key not in cancelled)
+    asked = ((key, target.state(key) if target.here else None) for key in names)
     return next((key, state) for key, state in asked if (state.alive if state is not None else key not in recorded))
 
 
@@ -80,29 +82,46 @@ def _attached(store: Store, made: Submission, state: State, *, known: bool) -> R
 
 
 def logs(run: Place, reach: Reach, *, follow: bool) -> Report:
-    """What the newest job says, as it says it; with `follow`, until it ends."""
+    """What the newest job says, as it says it; with `follow`, until it ends. `state` is None where only what it wrote
+    can be seen from here, and not the job."""
     newest = _newest(run)
     target = reach(newest)
     for text in target.logs(newest, follow=follow):
         sys.stderr.write(redact(text))
-    state = target.state(newest.id)
-    word = state.word if state else "not there any more"
+    if not target.here:
+        line = f"{newest.id}: this machine cannot ask whether it still runs; see: sweep status {run}"
+        return Report(data={"id": newest.id, "state": None}, lines=[line])
+    word = _word(target.state(newest.id))
     return Report(data={"id": newest.id, "state": word}, lines=[f"{newest.id}: {word}; see: sweep status {run}"])
 
 
 def cancel(run: Place, reach: Reach) -> Report:
-    """End the newest job. What is committed stays, and `sweep submit` goes on from there."""
+    """End the newest job. What is committed stays, and `sweep submit` goes on from there. From a machine that cannot
+    reach the job its drivers are told by the run."""
     newest = _newest(run)
-    target = reach(newest)
-    state = target.state(newest.id)
+    try:
+        target = reach(newest)
+        state = target.state(newest.id)
+    except (SubmitError, ModuleNotFoundError) as error:
+        return _told(run, newest, f"{newest.id} is told in the run, as it cannot be reached from here ({error})")
+    if state is None and not submissions.is_cancelled(Store(run), newest.id):  # it is over, or another cluster's
+        return _told(run, newest, f"{newest.id} is told in the run, as {newest.target} knows no such job here")
     if state is None or not state.alive:
-        word = state.word if state else "not there any more"
-        return Report(data={"id": newest.id, "cancelled": False}, lines=[f"{newest.id} is {word}: nothing to cancel"])
+        line = f"{newest.id} is {_word(state)}: nothing to cancel"
+        return Report(data={"id": newest.id, "cancelled": False}, lines=[line])
     target.cancel(newest.id)
-    return Report(
-        data={"id": newest.id, "cancelled": True},
-        lines=[f"{newest.id} is asked to stop", f"Next: sweep status {run}; the same sweep submit goes on from there"],
-    )
+    return _told(run, newest, f"{newest.id} is asked to stop")
+
+
+def _told(run: Place, newest: Submission, line: str) -> Report:
+    """Whatever became of the request: who looks at the run sees it, a driver that is running or one that begins."""
+    submissions.cancel(Store(run), newest.id)
+    lines = [line, f"Next: sweep status {run}; the same sweep submit goes on from there"]
+    return Report(data={"id": newest.id, "cancelled": True}, lines=lines)
+
+
+def _word(state: State | None) -> str:
+    return state.word if state else "not there any more"
 
 
 def _newest(run: Place) -> Submission:

@@ -5,11 +5,12 @@ The last line of each file is a sign of life: what its driver had come to by the
 
 from __future__ import annotations
 
+import heapq
 import json
 import os
 import socket
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ URGENT = frozenset({*CHARGES, "failed"})
 IN_ONE_GO = frozenset({"directions", "doses"})  # stages in which a lease's shards are not done one after the other
 INTERVAL = 5.0  # seconds that a lease may go unwritten; what goes wrong is written at once
 MANY = 2000  # shards that are noted at most before they are written, as all of them are in memory until then
+TOGETHER = 8  # of a driver's files, read at once
 SILENT = 60.0  # seconds between two signs of life where nothing else happens
 ALIVE = "alive"
 
@@ -177,18 +179,24 @@ def _count(spent: Spent, event: dict[str, Any]) -> None:
         spent.add(CHARGES[kind], event["reason"] or spent.reason, evident=event.get("evident") is True)
 
 
-def read(files: Store) -> list[tuple[str, dict[str, Any]]]:
+def read(files: Store) -> Iterator[tuple[str, dict[str, Any]]]:
     """All of all drivers, by time; a driver's own stay in the order in which it wrote them, also where its clock was
-    set back."""
-    paths, found = files.list("events"), list[tuple[float, str, dict[str, Any]]]()
-    latest: dict[str, float] = {}
-    for path, data in zip(paths, files.read_all(paths), strict=True):
-        driver = _driver(path)
-        for event in map(json.loads, data.splitlines()):
-            latest[driver] = max(latest.get(driver, 0.0), event["time"])
-            found.append((latest[driver], driver, event))
-    found.sort(key=lambda entry: entry[0])
-    return [(driver, event) for _, driver, event in found]
+    set back. Of each driver only a few files are in memory at a time."""
+    paths: dict[str, list[str]] = {}
+    for path in files.list("events"):
+        paths.setdefault(_driver(path), []).append(path)
+    timed = (_timed(files, driver, own) for driver, own in paths.items())
+    return ((driver, event) for _, driver, event in heapq.merge(*timed, key=lambda entry: entry[0]))
+
+
+def _timed(files: Store, driver: str, paths: Sequence[str]) -> Iterator[tuple[float, str, dict[str, Any]]]:
+    """One driver's events, each with a time that no earlier one of them is after."""
+    latest = 0.0
+    for start in range(0, len(paths), TOGETHER):
+        for data in files.read_all(paths[start : start + TOGETHER]):
+            for event in map(json.loads, data.splitlines()):
+                latest = max(latest, event["time"])
+                yield latest, driver, event
 
 
 def signs(files: Store) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -12,9 +12,11 @@ from sweep import plan
 from sweep.block import Block
 from sweep.driving.splits import leaves
 from sweep.manifest import Manifest
+from sweep.models import at_commit
 from sweep.plan import Plan
 from sweep.store import Store, splits
-from sweep.study import Study
+from sweep.study import Commits, Study
+from sweep.trial import Model
 
 
 class NothingKept(RuntimeError):
@@ -35,25 +37,44 @@ def prepare(store: Store, study: Study, spec: Path, *, retry_errors: bool, yes: 
 
     Raises NothingKept, before anything is written, where that is so and `yes` was not said.
     """
+    floating = {table.name for table in study.spec.models if table.revision is None}
+
+    def adopt(there: Plan, wanted: Sequence[Block]) -> list[Block]:
+        known = commits(there)
+        return [replace(each, model=_at(each.model, known)) if each.model.name in floating else each for each in wanted]
+
     before = plan.load(store)
-    remarks = _compare(before, study, yes)
+    remarks = _compare(before, adopt(before, study.blocks), yes)
     _keep(store, "specs", "toml", spec.read_bytes())
-    planned = plan.grow(store, study.blocks)
-    asked = [block.key for block in plan.asked(planned, study.blocks) if not block.attempt]
+    planned = plan.grow(store, study.blocks, adopt)
+    wanted = adopt(planned, study.blocks)
+    asked = [block.key for block in plan.asked(planned, wanted) if not block.attempt]
     document = {"spec": str(spec.resolve()), "blocks": asked, "grades": study.graders.stage}
     _keep(store, "asked", "json", json.dumps(document).encode())
     if retry_errors:
-        again = _retry(store, study.blocks)
+        again = _retry(store, wanted)
         remarks.append(f"{sum(block.size for block in again):,} trials that ended in an error are tried again")
         planned = plan.load(store)
-    return Prepared(plan=planned, blocks=tuple(plan.asked(planned, study.blocks)), remarks=tuple(remarks))
+    return Prepared(plan=planned, blocks=tuple(plan.asked(planned, wanted)), remarks=tuple(remarks))
 
 
-def _compare(before: Plan, study: Study, yes: bool) -> list[str]:
+def commits(there: Plan) -> dict[tuple[str, str], str]:
+    """Which each model of a repository is at in the newest blocks that have it, by its name and repository."""
+    models = (block.model for block in there.blocks)
+    return {(model.name, model.path): model.revision for model in models if model.revision is not None}
+
+
+def _at(model: Model, known: Commits) -> Model:
+    """At the commit that the run has: the hub's may have moved since, or between two drivers that began together."""
+    commit = known.get((model.name, model.path))
+    return model if commit is None else replace(model, revision=commit, digest=at_commit(model.path, commit))
+
+
+def _compare(before: Plan, blocks: Sequence[Block], yes: bool) -> list[str]:
     """What an edit of the spec means for a run that is there."""
     if not before.blocks:
         return []
-    wanted = plan.difference(study.blocks, [])
+    wanted = plan.difference(blocks, [])
     total = sum(block.size for block in wanted)
     there = sum(block.size for block in before.blocks if block.indices is None)
     kept = sum(plan.overlap(block, other) for block in before.blocks for other in wanted)

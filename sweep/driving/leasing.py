@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from sweep import store
+from sweep import store, submissions
 from sweep.driving import splits
-from sweep.driving.blame import Budgets
+from sweep.driving.blame import OWN, Budgets
 from sweep.driving.cost import Account, Price
 from sweep.driving.events import CHARGES, EventLog, Failure
 from sweep.driving.pace import Timing
@@ -27,6 +27,7 @@ from sweep.worker import Done, Finished
 TICK = 1.0  # seconds at most between two looks at the events to be written, the clock and the signals
 LOOK = 20.0  # times what a look at the commit records takes, until the next one
 AWAKE = 60.0  # seconds at most that count between two ticks: this process may have been stopped for hours
+FAULTY = 3  # replicas that landed nothing before their store failed: from then on nobody follows on such a machine
 CONTRADICTIONS = 2  # replicas: one may be a broken machine, two are a broken program
 CANCEL = 5.0  # seconds that abandoned leases have to end
 
@@ -39,14 +40,20 @@ class Broke(Stopped):
     """The money is spent: to run the same command again changes nothing."""
 
 
+class Cancelled(Stopped):
+    """Somebody ended this submission: to run the same command again changes nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How a driver drives; no row depends on it. `share` (k, n): it is the k-th, from 0, of n drivers of the run."""
+    """How a driver drives; no row depends on it. `share` (k, n): it is the k-th, from 0, of n drivers of the run.
+    `submission`: whose `sweep cancel` ends it."""
 
     budgets: Budgets = field(default_factory=Budgets)
     timing: Timing = field(default_factory=Timing)
     share: tuple[int, int] = (0, 1)
     price: Price | None = None
+    submission: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -64,8 +71,11 @@ class Context:
     size: Callable[[str], int]  # trials of a shard
     models: Mapping[str, str] = field(default_factory=dict[str, str])  # names by what a lease's `group` says
     distrusted: set[str] = field(default_factory=set[str])
+    landed_at: set[str] = field(default_factory=set[str])  # replicas
+    faulty: int = 0  # replicas that landed nothing before their store failed
     losses: int = 0
     failures: int = 0
+    cancelled: bool = False
 
 
 class Leasing:
@@ -125,7 +135,7 @@ class Leasing:
         if stop.asked.is_set():
             self._deadline = self._deadline or self._ticked + self._context.limits.timing.grace
             if stop.at_once.is_set() or self._ticked > self._deadline or not self._scheduler.leases():
-                raise Stopped
+                raise Cancelled("it was cancelled") if self._context.cancelled else Stopped
 
     def _give(self) -> None:
         """Written down before it begins, so that a shard that takes the driver with it is known by its leases."""
@@ -171,7 +181,9 @@ class Leasing:
         elif isinstance(error, EngineUnavailable):  # nothing would change by trying again
             self._log.note("failed", lease, str(error))
             raise RunFailed(str(error)) from error
-        elif isinstance(error, StoreError | RunFailed | EngineDead) or not isinstance(error, Exception):
+        elif isinstance(error, StoreError):
+            self._no_store(lease, error)
+        elif isinstance(error, RunFailed | EngineDead) or not isinstance(error, Exception):
             raise error
         else:
             self._context.failures += 1
@@ -179,6 +191,7 @@ class Leasing:
 
     def _landed(self, shard: Finished, replica: str) -> None:
         """A shard is committed: its rows, or, by whoever found that it keeps failing, its halves."""
+        self._context.landed_at.add(replica)
         if shard.name not in self._scheduler:
             return
         if self._stage == "trials" and shard.record is None:
@@ -198,6 +211,10 @@ class Leasing:
         began = time.monotonic()
         if began < self._next_look:
             return
+        key = self._context.limits.submission
+        if key is not None and submissions.is_cancelled(self._files, key):
+            self._context.cancelled = True
+            self._context.stop.asked.set()
         flying = {name: lease.replica for lease in self._scheduler.leases() for name in lease.shards}
         for name in store.committed(self._files, self._commits):
             if name in self._scheduler and (name not in flying or self._whole(name)):
@@ -218,14 +235,32 @@ class Leasing:
         for lease in self._scheduler.stalled(self._now):
             self._lost(lease, "stalled", "nothing of its lease landed for far longer than a shard takes", evident=True)
 
-    def _lost(self, lease: Lease, kind: Failure, reason: str, *, evident: bool) -> None:
-        """All leases of a lost replica are lost with it, and the first to say so speaks for them."""
+    def _no_store(self, lease: Lease, error: StoreError) -> None:
+        """Where the run's place serves us, the replica's machine is to blame (its mount, its disk), and only that is
+        lost. Raises the error where it does not, or where there is no other replica."""
+        if not self._scheduler.leases(lease.replica):  # somebody spoke for it already
+            return
+        if lease.replica == OWN:
+            raise error
+        store.confirm(self._files, error)
+        self._find_late(lease)
+        fresh = lease.replica not in self._context.landed_at
+        self._context.faulty += fresh
+        for_good = fresh and self._context.faulty >= FAULTY
+        reason = f"its machine cannot use the run's place, which this one can: {error}"
+        self._lost(lease, "lost", reason, evident=False, for_good=for_good)
+        if not self._pool.replicas and not self._pool.coming:
+            raise error
+
+    def _lost(self, lease: Lease, kind: Failure, reason: str, *, evident: bool, for_good: bool = False) -> None:
+        """All leases of a lost replica are lost with it, and the first to say so speaks for them. `for_good`: no other
+        one follows."""
         leases = self._scheduler.leases(lease.replica)
         if not leases and lease.replica not in self._pool.replicas:  # somebody spoke for it already
             return
         self._context.losses += 1
         try:
-            self._pool.replace(lease.replica)
+            (self._pool.retire if for_good else self._pool.replace)(lease.replica)
         except ReplicaLost as error:
             raise RunFailed(f"{lease.replica}: {reason}, and {error}: run the same command again") from error
         for other in leases:
@@ -246,9 +281,7 @@ class Leasing:
     def _fail(self, lease: Lease, kind: Failure, reason: str, *, evident: bool = True) -> None:
         """Count it, but against nothing that was committed before whatever went wrong did."""
         reason = redact(reason)
-        while (blamed := self._scheduler.blamed(lease)) and (late := self._committed(blamed)):
-            for name in late:
-                self._landed(Finished(name=name), lease.replica)
+        blamed = self._find_late(lease)
         self._log.note(kind, lease, reason, blamed, evident=evident)
         self._trouble(kind, lease.replica, blamed or lease.shards, reason)
         try:
@@ -264,6 +297,13 @@ class Leasing:
         if kind == "error" and self._scheduler.broken(lease.replica):
             why = f"it failed at shard after shard, others did not; last: {reason}"
             self._lost(lease, "lost", why, evident=False)
+
+    def _find_late(self, lease: Lease) -> tuple[str, ...]:
+        """Hear of what was committed before a lease failed; what its failure is charged to then."""
+        while (blamed := self._scheduler.blamed(lease)) and (late := self._committed(blamed)):
+            for name in late:
+                self._landed(Finished(name=name), lease.replica)
+        return blamed
 
     def _committed(self, names: tuple[str, ...]) -> list[str]:
         return [name for name in names if store.record(self._files, self._commits, name) is not None]

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import random
 import secrets
 import sys
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from sweep import store
 from sweep.block import Block
 from sweep.driving import events
-from sweep.driving.cost import Account, Bill
+from sweep.driving.cost import Account
+from sweep.driving.counting import STOPPED, counted, over
 from sweep.driving.events import EventLog
-from sweep.driving.leasing import Broke, Context, Leasing, Limits, Stopped
+from sweep.driving.leasing import Broke, Cancelled, Context, Leasing, Limits, Stopped
 from sweep.driving.pace import Pace
 from sweep.driving.pool import Pool
 from sweep.driving.scheduler import RunFailed, Scheduler, Shard, Stage
@@ -29,8 +28,10 @@ from sweep.driving.splits import leaves
 from sweep.driving.stopping import Stop, signals
 from sweep.driving.tally import tally
 from sweep.driving.updates import OnProgress, Started, Summary
+from sweep.driving.waiting import Line
 from sweep.grading import RULES
 from sweep.grading.judge import Judge
+from sweep.names import Groups
 from sweep.plan import in_order, is_half, parse_shard, size_of
 from sweep.redact import redact
 from sweep.store import Record, Store, StoreError
@@ -40,7 +41,6 @@ from sweep.worker import direction_name, dose_name, group_of
 DOSES_PER_LEASE = 4096  # a number each
 MEASURED_PER_LEASE = 64  # doses that are measured, each at dozens of forward passes
 DIRECTIONS_PER_LEASE = 64  # their file is held in memory: at 80 layers of 8192, 170 MB
-STOPPED = "stopped: "  # before the reason, where a driver's last sign of life says how it ended
 
 
 async def drive(
@@ -77,7 +77,7 @@ async def drive_judge(
 
 
 async def _driven(driver: Driver, work: Awaitable[None], blocks: Sequence[Block]) -> Summary:
-    failed, halted, stopped, broke = None, None, False, False
+    failed, halted, stopped, broke, cancelled = None, None, False, False, False
     with signals(driver.stop):
         try:
             await work
@@ -85,9 +85,11 @@ async def _driven(driver: Driver, work: Awaitable[None], blocks: Sequence[Block]
             failed = redact(str(error))
         except Stopped as error:
             halted, stopped, broke = str(error) or None, True, isinstance(error, Broke)
+            cancelled = isinstance(error, Cancelled)
     how = f"failed: {failed}" if failed else f"{STOPPED}{halted or 'it was asked to'}" if stopped else "done"
     driver.ended(how, broke=broke)
-    return replace(driver.summary(blocks), failed=failed, stopped=stopped, halted=halted, broke=broke)
+    ended = replace(driver.summary(blocks), failed=failed, stopped=stopped, halted=halted)
+    return replace(ended, broke=broke, cancelled=cancelled)
 
 
 async def pause(seconds: float) -> bool:
@@ -108,13 +110,14 @@ def start(
     limits: Limits | None = None,
 ) -> Summary:
     """Open a pool, drive it, close it: for a caller without an event loop. A `judge` grades after the trials. Where an
-    earlier driver had spent as large a budget no pool is opened: whoever starts such a job again would pay for it.
+    earlier driver had spent as large a budget, or the submission was cancelled, no pool is opened: whoever starts such
+    a job again would pay for it.
 
     Whatever a library prints meanwhile goes to stderr: a command's stdout is its answer.
     """
 
     async def main() -> Summary:
-        if (summary := _broke(files, blocks, grades, judge, limits)) is not None:
+        if limits and (summary := over(files, blocks, grades, judge, limits)) is not None:
             return summary
         pool = await open_pool()
         try:
@@ -127,24 +130,6 @@ def start(
 
     with contextlib.redirect_stdout(sys.stderr):
         return asyncio.run(main())
-
-
-def _broke(
-    files: Store, blocks: Sequence[Block], grades: str, judge: Judge | None, limits: Limits | None
-) -> Summary | None:
-    """How the driver ended that spent this budget, if anything is left to be done."""
-    price = limits.price if limits else None
-    why = events.broke(files, price.bought) if price and price.bought is not None else None
-    if why is None:
-        return None
-    shards = set(leaves(in_order(blocks), store.splits(files)))
-    stages = ("trials", grades, *([judge.stage] if judge else []))
-    if all(shards <= store.committed(files, stage) for stage in stages):
-        return None
-    gpus = any(sign["gpus"] for sign in events.signs(files).values())
-    bill = Bill(hours=0.0, elsewhere=events.hours(files, ""), gpus=gpus, price=price)
-    found = counted(files, blocks, grades)
-    return replace(found, bill=bill, stopped=True, halted=why.removeprefix(STOPPED), broke=True)
 
 
 class Driver:
@@ -266,34 +251,6 @@ class Driver:
         )
 
 
-def counted(files: Store, blocks: Sequence[Block], grades: str, driver: str = "") -> Summary:
-    """What there is of these blocks. Of `driver` nothing but its tokens."""
-    attempts = {block.key: block.attempt for block in blocks}
-    graded, counts = store.committed(files, grades), Counter[str]()
-    for name, record in store.each_record(files, "trials"):
-        if _key(name) not in attempts:
-            continue
-        for cell, status in itertools.product(record["counts"], ("ok", "error", "skipped")):
-            counts[status] += cell[status]
-        if attempts[_key(name)]:  # every row of a further attempt stands for one that was an error
-            counts["error"] -= record["rows"]
-        counts["ungraded"] += name not in graded
-        counts["tokens"] += record["tokens"] if record["driver"] == driver else 0
-    return Summary(
-        driver=driver,
-        planned=sum(block.size for block in blocks if not block.attempt),
-        ok=counts["ok"],
-        error=counts["error"],
-        skipped=counts["skipped"],
-        ungraded=counts["ungraded"],
-        tokens=counts["tokens"],
-        seconds=0.0,
-        losses=0,
-        failures=0,
-        bill=Bill(hours=0.0, elsewhere=0.0, gpus=False, price=None),
-    )
-
-
 def _directions(blocks: Iterable[Block]) -> Iterator[Shard]:
     """Every direction that the blocks inject, once for each model and template."""
     for group, same in _groups(blocks).items():
@@ -327,11 +284,14 @@ def shared(all_shards: Iterable[Shard], number: int, drivers: int) -> Iterable[S
         raise ValueError(f"there is no driver {number} of {drivers}: they are counted from 0")
     if drivers == 1:
         return all_shards
-    shards = list(all_shards)
-    start, stop = (len(shards) * at // drivers for at in (number, number + 1))
-    others = [*shards[stop:], *shards[:start]]
-    random.Random(number).shuffle(others)
-    return [*shards[start:stop], *others]
+    line, groups, halves = Line(), Groups(), set[str]()
+    for shard in all_shards:
+        line.append(shard.name)
+        groups.add(shard.name, shard.group)
+        halves |= {shard.name} if shard.half else set()
+    start, stop = (len(groups) * at // drivers for at in (number, number + 1))
+    line.share(start, stop, random.Random(number))
+    return (Shard(name=name, group=groups.get(name) or "", half=name in halves) for name in line)
 
 
 class _NotIn:

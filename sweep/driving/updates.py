@@ -90,6 +90,7 @@ class Summary:
     stopped: bool = False  # by a signal, or as machines or money went
     halted: str | None = None  # why it stopped, where nobody asked for it
     broke: bool = False  # as the money was spent
+    cancelled: bool = False  # by `sweep cancel`
     failed: str | None = None  # why it gave up
 
     @property
@@ -109,9 +110,10 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 done, 1 failed, 3 incomplete until there is more money, 75 stopped and resumable by the same command."""
+        """0 done, 1 failed, 3 incomplete until there is more money or, if it was
+        cancelled, another submission, 75 stopped and resumable by the same command."""
         if self.failed is not None:
             return 1
-        if self.broke:
+        if self.broke or self.cancelled:
             return 3
         return 75 if self.stopped else 0

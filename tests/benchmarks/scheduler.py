@@ -12,7 +12,6 @@ import asyncio
 import heapq
 import json
 import random
-import re
 import subprocess
 import sys
 import tempfile
@@ -28,10 +27,7 @@ import numpy as np
 import pyarrow as pa
 
 from sweep import grading, plan, protocols, rows, store, study
-from sweep.driving.leasing import Limits
-from sweep.driving.pace import Timing
 from sweep.driving.pool import InProcessPool
-from sweep.driving.progress import silent
 from sweep.driving.run import drive
 from sweep.driving.scheduler import Lease, Scheduler, Shard
 from sweep.driving.updates import Started, Update
@@ -43,8 +39,11 @@ from sweep.trial import Dose, Model, Template
 from sweep.worker import Done, Finished, Kit, Worker, group_of
 
 SHARD = 256
+LARGE = 2048  # trials of a shard where a trial takes microseconds: then what a shard costs hardly counts
+WARM = 2 * LARGE  # trials that nothing is measured of
 SPEC = """
 name = "scheduler"
+shard_size = {shard}
 models = ["fake:oracle"]
 concepts = [{words}]
 baseline = ["desk", "sand"]
@@ -60,10 +59,10 @@ repeats = {repeats}
 """
 
 
-def planned(folder: Path, trials: int, concepts: int = 125) -> tuple[Store, plan.Plan]:
+def planned(folder: Path, trials: int, concepts: int = 125, shard: int = SHARD) -> tuple[Store, plan.Plan]:
     """A run at `folder` of about so many trials."""
     words = ", ".join(f'"word{number}"' for number in range(concepts))
-    text = SPEC.format(words=words, repeats=max(1, round(trials / (concepts * 16))))
+    text = SPEC.format(words=words, shard=shard, repeats=max(1, round(trials / (concepts * 16))))
     files = store.open_run(folder, "scheduler")
     return files, plan.grow(files, study.parse(text).blocks)
 
@@ -285,20 +284,31 @@ def lease_of(made: plan.Plan, names: Sequence[str]) -> Lease:
     return Lease(id=0, stage="trials", driver="d", replica="r", group=group, shards=tuple(names), attempts=attempts)
 
 
-def path(folder: Path, shards: int) -> dict[str, Any]:
+def path(folder: Path, trials: int) -> dict[str, Any]:
     """Trials by seconds of one core: coroutines, rows, grades by rule, Parquet, commit records."""
     pa.set_cpu_count(1)
-    files, made = planned(folder, 16 * SHARD + shards * SHARD)
-    names = list(plan.in_order(made.blocks))[: 16 + shards]
+    files, made = planned(folder / "large", WARM + trials, shard=LARGE)
+    small, cut = planned(folder / "small", WARM + trials)
+    return {
+        "path_per_s": round(trials / seconds(files, made, trials, LARGE)),
+        f"path_per_s_{SHARD}": round(trials / seconds(small, cut, trials, SHARD)),
+        "grading_new_text_per_s": new_text(files, made),
+    }
+
+
+def seconds(files: Store, made: plan.Plan, trials: int, shard: int) -> float:
+    """Processor time of a replica for so many trials, of shards of this size."""
+    names = list(plan.in_order(made.blocks))
+    warm = WARM // shard
 
     async def go() -> float:
         replica = worker(files, made)
-        await replica.run(lease_of(made, names[:16]))  # the subject's answers are made up here
+        await replica.run(lease_of(made, names[:warm]))  # the subject's answers are made up here
         began = time.process_time()
-        await replica.run(lease_of(made, names[16:]))
+        await replica.run(lease_of(made, names[warm : warm + trials // shard]))
         return time.process_time() - began
 
-    return {"path_per_s": round(shards * SHARD / asyncio.run(go())), "grading_new_text_per_s": new_text(files, made)}
+    return asyncio.run(go())
 
 
 def new_text(files: Store, made: plan.Plan) -> int:
@@ -316,40 +326,19 @@ def new_text(files: Store, made: plan.Plan) -> int:
 # -- the driver's memory ----------------------------------------------------------------------------------------------
 
 
-class Nothing(InProcessPool):
-    """A replica that says at once that everything is committed."""
-
-    def __init__(self, record: dict[str, Any]) -> None:
-        self.replicas: Sequence[str] = ("replica-0",)
-        self.in_flight = 2
-        self._record = record
-
-    def take_held(self) -> float:
-        return 0.0
-
-    async def submit(self, replica: str, lease: Lease) -> Done:
-        shards = tuple(Finished(name=name, record=dict(self._record)) for name in lease.shards)
-        return Done(lease=lease.id, replica=replica, shards=shards)
-
-
-def peak(trials: int) -> float:
-    """MiB of this process after driving so many."""
-    with tempfile.TemporaryDirectory() as folder:
-        files, made = planned(Path(folder), trials)
-        record = {"rows": SHARD, "tokens": 0, "counts": [], "driver": "", "replica": ""}
-        limits = Limits(timing=Timing(lease=0.01))  # some dozens of shards in each, as where they take time
-        asyncio.run(drive(files, made.blocks, Nothing(record), silent, limits=limits))
-    status = Path("/proc/self/status").read_text()  # getrusage's figure begins with that of the process's parent
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # pyright: ignore[reportOptionalSubscript]
-
-
 def growth(few: int, many: int) -> dict[str, Any]:
     """Each in a process of its own."""
-    found: list[float] = []
-    for trials in (few, many):
-        command = [sys.executable, "-m", "tests.benchmarks.scheduler", "--peak", str(trials)]
-        found.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    return {"driver_mb_growth": round(found[1] - found[0], 1), "driver_mb": round(found[1], 1)}
+    one, whole, shared = (_peak(*each) for each in ((few, 1), (many, 1), (many, 8)))
+    return {
+        "driver_mb_growth": round(whole - one, 1),
+        "driver_mb": round(whole, 1),
+        "share_mb_growth": round(shared - one, 1),
+    }
+
+
+def _peak(trials: int, share: int) -> float:
+    command = [sys.executable, "-m", "tests.benchmarks.memory", str(trials), str(share)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
@@ -358,14 +347,10 @@ def main() -> None:
     options.add_argument("--replicas", type=int, default=8, help="threads that commit them (default: 8)")
     options.add_argument("--folder", type=Path, help="on which disk (default: that of temporary files)")
     options.add_argument("--seed", type=int, default=0, help="of the virtual replicas")
-    options.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     chosen = options.parse_args()
-    if chosen.peak:
-        print(peak(chosen.peak))
-        return
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
         found = throughput(Path(folder) / "ready", chosen.trials, chosen.replicas)
-        found |= path(Path(folder) / "path", 100)
+        found |= path(Path(folder) / "path", 16 * LARGE)
     found |= efficiency(256, chosen.seed) | growth(10**5, 10**7)
     print(json.dumps(found))
 
