@@ -17,15 +17,12 @@ import polars as pl
 from scipy import optimize, stats
 
 from analysis.rates import LEVEL
+from sweep.power import MARGIN
 
 PAIR = ("item", "seed")  # the seed is drawn from protocol, prompt, item and repeat, so the arms of a trial share it
 CELL = ("layer", "dose")
 FULL = 0.9  # of the concepts of the cell with most, which a cell needs to be a candidate for the best
 FLIPS = 9999
-MARGIN = 0.05  # in shares of trials: a smaller difference is none that matters
-FEWEST_FOR_NULL = math.ceil(
-    math.log(1 - LEVEL) / math.log(1 - MARGIN)
-)  # 59: of fewer a share of MARGIN may well show none
 PROMPTS = 8  # below it wordings are themselves, not a sample of wordings
 
 
@@ -118,7 +115,7 @@ class Contrast:
     def equivalent(self) -> bool:
         """Before "no effect" is said: two one-sided tests (Schuirmann 1987) rule out a rise and a fall that matter.
 
-        The limits are those of `at_most`: fewer than FEWEST_FOR_NULL concepts, even if they all agree, are no proof.
+        The limits are those of `at_most`: fewer than `sweep.power.NULL` concepts, even if they all agree, are no proof.
         """
         return self.not_above and self.least is not None and self.least > -MARGIN
 

@@ -11,12 +11,13 @@ from analysis.contrasts import Drop
 from analysis.detection import DRAWS
 from analysis.findings import DEFAULT
 from analysis.gather import Gathered
-from analysis.inference import FEWEST_FOR_NULL, FLIPS, KNOWN, MARGIN, PROMPTS, Crossed
+from analysis.inference import FLIPS, KNOWN, MARGIN, PROMPTS, Crossed
 from analysis.maps import LEAST
 from analysis.naming import SAMPLE
 from analysis.rates import ICC_FLOOR, LEVEL
 from analysis.sections import Section
 from analysis.terms import ARM_LABELS, title
+from sweep.power import NULL
 
 PACKAGE = "introspection-sweep"
 
@@ -100,7 +101,7 @@ def _contrasts(found: Sequence[Section]) -> str:
         "matched proportions (Agresti & Min 2005) with the t quantile of n − 1, their p values flip signs by "
         f"concept (Fisher 1935; {FLIPS:,} seeded patterns, or all). That there is no rise, or no difference, is said "
         f"only where one-sided limits at {LEVEL:.0%} lie within {100 * MARGIN:g} points (two one-sided tests, "
-        f"Schuirmann 1987; limits of a bounded mean, Gaffke 2005), for which {FEWEST_FOR_NULL} concepts are the least."
+        f"Schuirmann 1987; limits of a bounded mean, Gaffke 2005), for which {NULL} concepts are the least."
     )
 
 

@@ -15,9 +15,10 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from analysis.inference import FEWEST_FOR_NULL, Contrast, Missing, contrast, crossing, of_values, pairs, ungraded
+from analysis.inference import Contrast, Missing, contrast, crossing, of_values, pairs, ungraded
 from analysis.load import BOTH, VERDICT
 from analysis.rates import Rate, rate
+from sweep.power import NULL
 
 Kind = Literal[
     "introspects", "notices without naming", "does not introspect", "instrument uninformative", "undecided"
@@ -195,11 +196,7 @@ def _undecided(alarms: Rate, checks: Sequence[Check]) -> Verdict:
 def _too_few(checks: Sequence[Check]) -> str:
     """Where not even concepts that all agree would have been enough for a null."""
     n = min(each.found.n for each in checks if isinstance(each.found, Contrast))
-    return (
-        f" (to rule a difference out takes {FEWEST_FOR_NULL} concepts or more, and here are {n})"
-        if n < FEWEST_FOR_NULL
-        else ""
-    )
+    return f" (to rule a difference out takes {NULL} concepts or more, and here are {n})" if n < NULL else ""
 
 
 def _verdict(

@@ -16,6 +16,8 @@ LEVEL, WANTED = 0.05, 0.8
 MOST = 100_000
 AROUND, TOGETHER = 0.7, 0.5  # an area under the ROC curve, and the correlation of two scores, that are assumed
 GAP = 0.05  # in areas: a smaller advantage of a self-report over an observer is none that matters
+MARGIN = 0.05  # in shares of trials: a smaller difference is none that matters
+NULL = math.ceil(math.log(LEVEL) / math.log(1 - MARGIN))  # 59 concepts: of fewer a share of MARGIN may well show none
 DISAGREE = 0.2  # of the questions: only one of two models is right
 
 _normal = NormalDist()

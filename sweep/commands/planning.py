@@ -211,6 +211,8 @@ def _power_line(row: Mapping[str, Any]) -> str:
     enough, needed = found["power"] >= power.WANTED, found["needed"]
     share = "over 99%" if found["power"] > 0.99 else f"{found['power']:.0%}"
     more = "" if enough or needed is None else f"; {needed:,} concepts would have {power.WANTED:.0%}"
+    if found["concepts"] < power.NULL:
+        more += f"; that nothing rises takes {power.NULL} concepts or more to show"
     return (
         f"  {row['protocol']}: {found['concepts']:,} concepts × {found['trials']} trials a cell find a rise from "
         f"{base:.0f} to {rate:.0f} % in {share} of studies{more}; interval ± "
