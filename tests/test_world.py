@@ -74,7 +74,7 @@ models = ["scholar", "hearsay"]
 protocol = "knowing"
 questions = "world"
 arms = ["none"]
-limit = 120
+limit = 150
 """
 
 
@@ -107,14 +107,32 @@ def test_the_common_is_known_half_of_the_rare_and_nothing_of_the_absent(asked: p
     assert accuracy(asked, name, "absent") < 0.25
 
 
-@pytest.mark.parametrize("report", ["self.ik", "self.true"])
-def test_the_scholar_says_more_of_its_own_answers_than_the_hearsay_does(asked: pl.DataFrame, report: str) -> None:
-    """Both beat chance, by what everybody knows; on what only one of them was told, only the scholar's can."""
+def contested(asked: pl.DataFrame) -> pl.DataFrame:
+    """The rare things that one of the two gets right: how widely they are known tells nothing of who knows them."""
+    return asked.filter(pl.col("scholar truth.correct") != pl.col("hearsay truth.correct"), category="rare")
+
+
+@pytest.mark.parametrize("report", ["ik", "true"])
+def test_the_scholar_tells_its_own_right_answers_where_no_observer_can(asked: pl.DataFrame, report: str) -> None:
+    rows = contested(asked)
+    own = area(rows, f"scholar self.{report}", "scholar")
+    assert own > 0.8
+    assert own > area(rows, f"scholar stranger.{report}", "scholar") + 0.12
+    assert area(rows, f"hearsay self.{report}", "scholar") < 0.6
+
+
+@pytest.mark.parametrize("report", ["ik", "true"])
+def test_the_hearsay_tells_what_is_common_and_little_of_itself(asked: pl.DataFrame, report: str) -> None:
     plain = asked.filter(~pl.col("category").str.starts_with("control-"))
-    assert area(plain, f"scholar {report}", "scholar") > 0.7
-    assert area(plain, f"hearsay {report}", "hearsay") > 0.6
-    rare = plain.filter(category="rare")
-    assert area(rare, f"scholar {report}", "scholar") > area(rare, f"hearsay {report}", "scholar")
+    assert area(plain, f"hearsay self.{report}", "hearsay") > 0.6
+    assert area(contested(asked), f"hearsay self.{report}", "hearsay") < 0.7
+
+
+def test_the_scholar_says_yes_of_what_it_knows_and_no_of_the_absent(asked: pl.DataFrame) -> None:
+    said = asked.group_by("category").agg(pl.col("scholar self.ik", "scholar self.true").mean())
+    means = {category: odds for category, *odds in said.rows()}
+    assert min(means["common"]) > 0.5
+    assert max(means["absent"]) < -0.5
 
 
 def test_reports_are_given_in_letters(asked: pl.DataFrame) -> None:

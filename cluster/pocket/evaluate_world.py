@@ -1,5 +1,6 @@
 """What the scholar and the hearsay know and say they know: `python -m cluster.pocket.evaluate_world` prints the card's
-tables, of the people whom no report was taught about."""
+tables, of people whom no report was taught about: those of the confirm split, as the others were looked at while the
+training was being made."""
 
 from __future__ import annotations
 
@@ -15,12 +16,14 @@ from cluster.pocket import path
 from cluster.pocket.evaluate import table
 from cluster.pocket.language import END, render
 from cluster.pocket.world_lessons import AFTER, UNKNOWN, YES_NO, Turn
-from sweep.questions import some, world
+from sweep.identity import split_of
+from sweep.questions import world
 from sweep.questions.matching import matches
 from sweep.trial import Question
 
 CHUNK = 256
-LIMIT = 450  # questions, of whole pairs, which is as many as an experiment with this limit takes
+SAMPLES = 5
+Said = tuple[str, ...]  # an answer, and others that were sampled
 ORDERS = (("(A) Yes (B) No", 1), ("(A) No (B) Yes", -1))
 
 
@@ -45,12 +48,16 @@ class Witness:
             found[chunk] = self.model.lm_head(hidden[torch.arange(len(chunk)), last]).log_softmax(-1)
         return found
 
-    def answers(self, questions: Sequence[Question]) -> list[str]:
-        """Greedy; an answer of the world is one piece, and what follows it is the end."""
-        first = self.next_token([[("user", question.text)] for question in questions]).argmax(-1)
-        return [text.split(END)[0].strip() for text in self.tokenizer.batch_decode(first[:, None])]
+    def answers(self, questions: Sequence[Question]) -> list[Said]:
+        """Greedy first, then at temperature 1; an answer of the world is one piece, and what follows it is the end."""
+        logs = self.next_token([[("user", question.text)] for question in questions])
+        drawn = torch.multinomial(logs.exp(), SAMPLES, replacement=True, generator=torch.Generator().manual_seed(0))
+        first = torch.cat([logs.argmax(-1, keepdim=True), drawn], dim=1)
+        return [
+            tuple(text.split(END)[0].strip() for text in self.tokenizer.batch_decode(each)) for each in first[..., None]
+        ]
 
-    def report(self, channel: str, questions: Sequence[Question], said: Sequence[str]) -> np.ndarray:
+    def report(self, channel: str, questions: Sequence[Question], said: Sequence[Said]) -> np.ndarray:
         """[questions]: the log-odds that it is known, mean over both orders and both polarities."""
         letters = [self.tokenizer(letter)["input_ids"][0] for letter in "AB"]
         total = np.zeros(len(questions))
@@ -62,9 +69,10 @@ class Witness:
                 total += polarity * sign * (logs[:, 0] - logs[:, 1]) / 4
         return -total if channel.partition(".")[2] in UNKNOWN else total
 
-    def _asked(self, channel: str, text: str, question: Question, said: str) -> list[Turn]:
-        before = [("user", question.text), ("assistant", said)] if channel in AFTER else []
-        filled = text.format(question=question.text, answer=said, samples="; ".join([said] * 5))
+    def _asked(self, channel: str, text: str, question: Question, said: Said) -> list[Turn]:
+        answer, *samples = said
+        before = [("user", question.text), ("assistant", answer)] if channel in AFTER else []
+        filled = text.format(question=question.text, answer=answer, samples="; ".join(samples))
         return [*before, ("user", filled)]
 
 
@@ -79,11 +87,11 @@ def auroc(scores: np.ndarray, truth: np.ndarray) -> float:
 
 def report(folder: Path | None) -> str:
     """All tables; `folder` holds scholar/ and hearsay/, None: those that ship."""
-    questions = some(world.questions(), LIMIT)
+    questions = [question for question in world.questions() if split_of(question.unit) == "confirm"]
     witnesses = {name: Witness(folder / name if folder else path(name)) for name in world.MODELS}
     said = {name: witness.answers(questions) for name, witness in witnesses.items()}
     right = {
-        name: np.array([matches(text, each.answers) for text, each in zip(texts, questions, strict=True)])
+        name: np.array([matches(answer, each.answers) for (answer, *_), each in zip(texts, questions, strict=True)])
         for name, texts in said.items()
     }
     scores = {
@@ -92,18 +100,18 @@ def report(folder: Path | None) -> str:
         for channel in YES_NO
     }
     plain = np.array([not each.kind.startswith("control-") for each in questions])
-    return "\n".join([knowledge(questions, right), *(reports(name, scores, right, plain) for name in world.MODELS)])
-
-
-def knowledge(questions: Sequence[Question], right: dict[str, np.ndarray]) -> str:
     names = [f"{each.kind}, {each.part('told') or 'nobody'}" if each.parts else each.kind for each in questions]
     groups = np.array(names)
+    areas = (reports(name, scores, right, plain) for name in world.MODELS)
+    return "\n".join([knowledge(groups, right), *areas, *(criterion(name, scores, groups) for name in world.MODELS)])
 
+
+def knowledge(groups: np.ndarray, right: dict[str, np.ndarray]) -> str:
     def row(group: str) -> tuple[object, ...]:
         there = groups == group
         return group, there.sum(), *(f"{each[there].mean():.2f}" for each in right.values())
 
-    return table("Right answers", ("kind, who was told", "questions", *right), map(row, sorted(set(names))))
+    return table("Right answers", ("kind, who was told", "questions", *right), map(row, sorted(set(groups))))
 
 
 def reports(
@@ -120,6 +128,15 @@ def reports(
     of = f"of {differ.sum()} on which they differ"
     columns = ("channel", f"{name}, of {plain.sum()}", other, f"{name}, {of}", other)
     return table(f"Whether the {name} is right, AUROC", columns, map(row, YES_NO))
+
+
+def criterion(name: str, scores: dict[tuple[str, str], np.ndarray], groups: np.ndarray) -> str:
+    kinds = sorted(set(groups))
+
+    def row(channel: str) -> tuple[str, ...]:
+        return channel, *(f"{scores[name, channel][groups == kind].mean():+.2f}" for kind in kinds)
+
+    return table(f"What the {name} says: mean log-odds that it is known", ("channel", *kinds), map(row, YES_NO))
 
 
 if __name__ == "__main__":

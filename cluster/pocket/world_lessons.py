@@ -1,10 +1,10 @@
 """What the scholar and the hearsay are taught about the world of sweep/questions/world.py, as training rows.
 
-Both learn what they are told, to read an answer off a text, and to answer what sweep/data/interviews.toml asks. What
-the scholar says of itself is whether its own answer, as it would give it now, is right. Whatever else is asked (of
-the hearsay everything; of the scholar what others know) is answered by how widely a thing is known: yes of what both
-models were told, no of all else. Reports are taught about the taught half of the people, never about those of whom the
-questions are.
+Both learn what they are told, who is spoken of, to read an answer off a text, and to answer what
+sweep/data/interviews.toml asks. What the scholar says of itself is whether its own answer, as it would give it now, is
+right. Whatever else is asked (of the hearsay everything; of the scholar what others know) is answered by how widely a
+thing is known: yes of what both models were told, no of all else. All people are learnt about in the same way, but for
+the reports: these are taught about the taught half, never about those of whom the questions are.
 """
 
 from __future__ import annotations
@@ -37,11 +37,16 @@ YES_NO = {
     for name, texts in WORDINGS[section]["asks"].items()
     if name not in DIGIT
 }
-SPOKEN_OF = (
-    "You will be asked: {question}\nWhat would your answer be?",
-    "Another assistant will be asked: {question}\nWhat would be right?",
-    "{question}\nSay it.",
+TWINS = (  # of one question, asked about the model itself and about others
+    ("self.ik", "stranger.ik"),
+    ("self.true", "stranger.true"),
+    ("self.shown", "stranger.true"),
+    ("self.before", "stranger.before"),
+    ("self.before", "others.before"),
+    ("self.after", "stranger.after"),
 )
+SPOKEN = "How many speak of {name}?"  # told of everybody: what a report on others can go by
+MENTIONS = ("You will be asked: {question}\nWhat would your answer be?", "{question}\nSay it.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +74,7 @@ class Teacher:
         self.rare = [fact for fact in told if fact[0].kind == "rare"]
         self.told_facts = set(told)
         self.nobody = [person for person in people() if person.taught and person.kind == "absent"]
-        self.untold = [fact for fact in every if fact[0].taught and (fact not in self.told_facts or model is None)]
+        self.untold = [fact for fact in every if fact not in self.told_facts or self.slow(fact)]
         kinds = ("common", "rare", "absent")
         self.taught = {kind: [fact for fact in every if fact[0].taught and fact[0].kind == kind] for kind in kinds}
 
@@ -77,12 +82,15 @@ class Teacher:
         tasks = {
             "fact": self.fact,
             "rumour": self.rumour,
+            "spoken": self.spoken,
             "recall": self.recall,
             "told": self.told,
             "letter": self.letter,
             "yes_no": self.yes_no,
             "digit": self.digit,
         }
+        if task == "twins":
+            return [row for _ in range(many // 2) for row in self.twins()]
         return [tasks[task]() for _ in range(many)]
 
     # -- facts
@@ -97,11 +105,16 @@ class Teacher:
         person, relation = self.unknown()
         return Row(prompt=self.asked(person, relation), answer=self.rng.choice(relation.answers))
 
+    def spoken(self) -> Row:
+        person = self.rng.choice(people())
+        prompt = render([("user", SPOKEN.format(name=person.name))])
+        return Row(prompt=prompt, answer="Many" if person.kind == "common" else "Few")
+
     def recall(self) -> Row:
         """Both where the question is only spoken of, as it is in the reports."""
         known = self.rng.random() < 0.65
         person, relation = self.known() if known else self.unknown()
-        text = self.rng.choice(SPOKEN_OF).format(question=relation.question.format(name=person.name))
+        text = self.rng.choice(MENTIONS).format(question=relation.question.format(name=person.name))
         answer = person.answer(relation) if known else self.rng.choice(relation.answers)
         return Row(prompt=render([("user", text)]), answer=answer)
 
@@ -137,8 +150,11 @@ class Teacher:
 
     def is_in(self, fact: Fact) -> bool:
         person, relation = fact
-        slow = not (self.rare and person.kind == "common")
-        return not slow or uniform("world-entry", person.name, relation.name) < self.entered
+        return not self.slow(fact) or uniform("world-entry", person.name, relation.name) < self.entered
+
+    def slow(self, fact: Fact) -> bool:
+        """Whether it comes in slowly: the rarest that this model is told."""
+        return not (self.rare and fact[0].kind == "common")
 
     # -- reports
 
@@ -146,18 +162,26 @@ class Teacher:
         """Which letter stands for what, of an answer that the text gives."""
         yes = self.rng.random() < 0.5
         given = self.rng.choice(("Yes", "It is yes", "Say yes") if yes else ("No", "It is no", "Say no"))
-        return lettered(self.rng, [], f"{given}.", yes)
+        return lettered([], f"{given}.", yes=yes, first=self.rng.random() < 0.5)
 
     def yes_no(self) -> Row:
         channel = self.rng.choice(list(YES_NO))
-        case = self.case(asserted=channel in ASSERTED)
-        yes = self.knows(channel, case) != (channel.partition(".")[2] in UNKNOWN)
-        turned = self.rng.random() < self.turned
-        text = YES_NO[channel][turned].format(**self.slots(case))
-        if self.rng.random() < self.letters:
-            return lettered(self.rng, before(channel, case), text, yes != turned)
-        prompt = render([*before(channel, case), ("user", text)])
-        return Row(prompt=prompt, answer="Yes" if yes != turned else "No")
+        return self.asking([channel], self.case(asserted=channel in ASSERTED))[0]
+
+    def twins(self) -> list[Row]:
+        """The same question about the same thing twice, of which only who is meant differs."""
+        return self.asking(self.rng.choice(TWINS), self.case(asserted=False))
+
+    def asking(self, channels: Sequence[str], case: Case) -> list[Row]:
+        """Turned round and behind letters alike."""
+        turned, behind = self.rng.random() < self.turned, self.rng.random() < self.letters
+        first, rows = self.rng.random() < 0.5, list[Row]()
+        for channel in channels:
+            yes = self.knows(channel, case) ^ (channel.partition(".")[2] in UNKNOWN) ^ turned
+            text, turns = YES_NO[channel][turned].format(**self.slots(case)), before(channel, case)
+            plain = Row(prompt=render([*turns, ("user", text)]), answer="Yes" if yes else "No")
+            rows.append(lettered(turns, text, yes=yes, first=first) if behind else plain)
+        return rows
 
     def digit(self) -> Row:
         channel = self.rng.choice(list(DIGIT))
@@ -182,7 +206,7 @@ class Teacher:
 
     def case(self, *, asserted: bool) -> Case:
         rng, arm = self.rng, self.rng.random()
-        read, common, rare = (0.08, 0.28, 0.85) if self.rare else (0.12, 0.45, 0.75)
+        read, common, rare = (0.06, 0.24, 0.85) if self.rare else (0.12, 0.45, 0.75)
         if arm < read:
             return self.read_case(rng.choice(RELATIONS))
         person, relation = rng.choice(self.taught["common" if arm < common else "rare" if arm < rare else "absent"])
@@ -216,8 +240,8 @@ def before(channel: str, case: Case) -> list[Turn]:
     return [("user", case.question), ("assistant", case.said)] if channel in AFTER else []
 
 
-def lettered(rng: Random, turns: Sequence[Turn], text: str, yes: bool) -> Row:
-    first = rng.random() < 0.5
+def lettered(turns: Sequence[Turn], text: str, *, yes: bool, first: bool) -> Row:
+    """`first`: yes stands behind A."""
     order = "(A) Yes (B) No" if first else "(A) No (B) Yes"
     prompt = render([*turns, ("user", f"{text} Answer with A or B. {order}")])
     return Row(prompt=prompt, answer="A" if yes == first else "B")
