@@ -14,7 +14,7 @@ from tests.knowledge import fakes, write
 
 SUBJECTS = ("knower", "difficulty", "text_reader", "decorator")
 SPECS = {
-    "influence": 'questions = "cues"\nlimit = 160',
+    "influence": 'questions = "cues"',
     "weights": 'questions = "choices"',
     "steps": 'questions = "reasoning"',
     "bridge": 'questions = "bridges"\narms = ["none", "concept"]\nlayers = [4]',

@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import gpus
+from cluster import gpus, placement, replica
 from cluster.actor import Task
 from cluster.engines import vllm_core
 from cluster.gpus import Gpu, GpuTaken, taken, wait_until_free
 from cluster.placement import Machine, Need, Survey, packed, ranks_each, room, room_now, share
-from cluster.replica import open_ray
 from sweep.block import Block
 from sweep.driving.pool import NoRoom
 from sweep.serving import parse
@@ -103,7 +102,7 @@ async def test_replicas_that_share_a_gpu_share_its_memory(
     model = replace(MODEL, path="pocket", engine="vllm")
     found = await asked_of(monkeypatch, Store(tmp_path), [block(model=model)], said, replicas)
     assert found.part == round(1 / replicas, 4)
-    monkeypatch.setattr("cluster.engines.vllm_core.on_cpu", lambda: False)
+    monkeypatch.setattr(vllm_core, "on_cpu", lambda: False)
     given = vllm_core._arguments(model, found.serving.of(model.name), {}, 512, False)
     assert given.get("gpu_memory_utilization") == memory
 
@@ -120,15 +119,14 @@ async def asked_of(
     monkeypatch: pytest.MonkeyPatch, files: Store, blocks: list[Block], said: list[str], replicas: int
 ) -> Task:
     """What the actors of a machine with one GPU are told."""
-    monkeypatch.setattr("cluster.replica.connect", lambda *_: None)
-    monkeypatch.setattr("cluster.replica.disconnect", lambda *_: None)
+    monkeypatch.setattr(replica, "connect", lambda *_: None)
+    monkeypatch.setattr(replica, "disconnect", lambda *_: None)
     there = {"node": Machine(address="here", gpus=1.0, cpus=64.0)}
-    monkeypatch.setattr(
-        "cluster.placement.survey", lambda _: Survey(machines=there, draining=frozenset[str](), placed={})
-    )
-    monkeypatch.setattr("cluster.replica.Crew", crew)
+    survey = Survey(machines=there, draining=frozenset[str](), placed={})
+    monkeypatch.setattr(placement, "survey", lambda _: survey)
+    monkeypatch.setattr(replica, "Crew", crew)
     with pytest.raises(Asked) as found:
-        await open_ray(files, replicas=replicas, serving=parse(said), blocks=blocks)
+        await replica.open_ray(files, replicas=replicas, serving=parse(said), blocks=blocks)
     return found.value.args[0]
 
 
