@@ -55,10 +55,10 @@ os.link = link
 """
 
 
-def test_twenty_faults_lose_and_double_nothing(tmp_path: Path) -> None:
-    result = chaos(tmp_path / "run", faults=20, seed=1)
+def test_ten_faults_lose_and_double_nothing(tmp_path: Path) -> None:
+    result = chaos(tmp_path / "run", faults=10, seed=1)
     assert result.broken == ()
-    assert (result.faults >= 20, result.lost, result.doubled) == (True, 0, 0)
+    assert (result.faults >= 10, result.lost, result.doubled) == (True, 0, 0)
 
 
 def test_a_trial_that_ends_every_process_that_tries_it_is_found_and_ends_as_a_row(tmp_path: Path) -> None:
