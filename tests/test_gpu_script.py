@@ -39,6 +39,7 @@ def run_without(missing: tuple[str, ...], folder: Path) -> subprocess.CompletedP
     return subprocess.run(command, cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_small_script_runs_with_torch_and_transformers_alone(tmp_path: Path) -> None:
     done = run_without(MISSING, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -129,6 +129,7 @@ def verdicts(run: Path, path: Path, measure: str) -> list[object]:
     return [row["verdict"] for row in found]
 
 
+@pytest.mark.slow
 def test_vllms_own_server_is_a_judge(run: Path, server: str) -> None:
     """Random weights, so constrained to the choices; what is too long for it is null and stops nothing."""
     path = run.parent / "judge.toml"

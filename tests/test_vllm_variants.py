@@ -96,6 +96,7 @@ def test_two_ranks_and_a_core_in_processes_of_their_own(
             np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_second_model_runner_with_the_triton_kernel(tmp_path: Path) -> None:
     """Through Triton's interpreter; cold and warm, and then preempted in chunks."""
