@@ -104,6 +104,12 @@ def _yes_bias(asked: pl.DataFrame, here: pl.DataFrame) -> Check:
     """The rise of claims less the rise of yes to unrelated questions, concept by concept."""
     what = "yes to unrelated questions under the same injection"
     unrelated = here.filter(protocol="yes_bias")
+    if not unrelated.height:
+        return Check(
+            name="yes_bias",
+            what=what,
+            found=Missing(reason="no trial of that experiment at this cell; add it to the spec"),
+        )
     rises = (_arms(asked, "detected", "none"), _arms(unrelated, "said_yes", "none"))
     for found in rises:
         if isinstance(found, Missing):

@@ -152,7 +152,7 @@ def test_silence_without_a_positive_control_is_no_null(trials: pl.DataFrame) -> 
     [
         (pl.col("arm") == "none", "none"),
         (pl.col("arm") == "random", "random"),
-        (pl.col("protocol") == "yes_bias", "yes_bias"),
+        (pl.col("protocol") == "yes_bias", "beside yes_bias, no trial of that experiment"),
         (pl.col("protocol") == "injected_thought", "concept"),
         (~pl.col("item").is_in(WORDS[:4]), "too few"),
     ],
