@@ -214,7 +214,7 @@ def guess_prior(answers: Iterable[tuple[str, str]], words: Sequence[str]) -> dic
 
 
 def _share(texts: Mapping[str, Sequence[str]], word: str) -> float:
-    return float(np.mean([np.mean([bool(mentions(text, word)) for text in each]) for each in texts.values()]))
+    return float(np.mean([sum(bool(mentions(text, word)) for text in each) / len(each) for each in texts.values()]))
 
 
 @dataclass(frozen=True, kw_only=True)

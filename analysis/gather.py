@@ -8,7 +8,7 @@ any two are mixed up is about one in a million.
 
 from __future__ import annotations
 
-import io
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,9 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 
-from analysis import asking, contrasts
+from analysis import asking, contrasts, rendered
 from analysis.kl import measured
 from analysis.load import BOTH, CONTROL, VERDICT, RunError, _empty, _with_dose, _with_wording, read_cluster
 from analysis.parts import Parts
@@ -123,7 +122,7 @@ class _Pass:
     def __init__(self, trials: Parts, grades: Parts) -> None:
         self._trials, self._grades = trials, grades
         self._asked = pl.DataFrame(schema={"hash": pl.UInt64, "asked": pl.UInt32})
-        self._first, self._again, self._tally = list[pl.DataFrame](), list[pl.DataFrame](), list[pl.DataFrame]()
+        self._first, self._again = deque[pl.DataFrame](), list[pl.DataFrame]()
         self._items, self._read = list[pl.DataFrame](), list[pl.DataFrame]()
         self._measures: dict[str, set[str]] = {}
 
@@ -134,7 +133,7 @@ class _Pass:
         trials = self._numbered(trials)
         if graded:
             trials = self._judged(trials, _read(self._grades, graded, _grades))
-        waits = ~pl.col(SHARD).is_in([shard for shard in shards if shard in self._grades.shards])
+        waits = pl.col(SHARD).is_in([shard for shard in shards if shard not in self._grades.shards])
         trials = self._measured(trials).with_columns(again=pl.col("attempt") > 0, waits=waits)
         self._items.append(trials.select("item", "category", "split").unique())
         found = pl.col(f"^({VERDICT}.*|read_cluster|{'|'.join(ODDS)})$")
@@ -169,33 +168,28 @@ class _Pass:
     def _measured(self, trials: pl.DataFrame) -> pl.DataFrame:
         """With a column for each log-odds; cosines, a number a layer, are kept by themselves."""
         entry = pl.col("measures").struct
-        long = trials.select("at", "measures").explode("measures").drop_nulls("measures")
-        long = long.select("at", name=entry.field("name"), value=entry.field("value"))
+        long = trials.select("measures").with_row_index("row").explode("measures").drop_nulls("measures")
+        long = long.select("row", name=entry.field("name"), value=entry.field("value"))
         names = long["name"].unique()
         for reading in (name for name in ODDS if name in names):
-            mine = long.filter(name=reading).select("at", pl.col("value").alias(reading))
-            trials = trials.join(mine, on="at", how="left", maintain_order="left")
-            trials = trials.with_columns(read_cluster=read_cluster(pl.col("rendered")).cast(pl.Categorical))
+            mine, nothing = long.filter(name=reading), pl.repeat(None, trials.height, dtype=pl.Float64, eager=True)
+            found = nothing.scatter(mine["row"], mine["value"]).alias(reading)
+            trials = trials.with_columns(found, read_cluster=read_cluster(pl.col("prompt_read")))
         if names.str.contains(contrasts.READ).any():
             silent = trials.lazy().filter(pl.col("arm") == "none", pl.col("status") == "ok")
             self._read.append(contrasts.readings(_with_wording(silent).select(READ)))
         return trials
 
     def gathered(self, store: Store) -> Gathered:
-        cells, asked = _cells(self._asked.drop("hash"), self._all().filter(pl.col("status") == "ok")["asked"])
-        rows = self._all()
-        tally = rows.group_by("asked", "status", "order").len()
-        ok = rows.filter(pl.col("status") == "ok").drop("status", "order")
+        trials, failed, tally = self._ended()
+        cells, asked = _cells(self._asked.drop("hash"), tally.filter(pl.col("status") == "ok")["asked"])
         place_of = asked.sort("asked")["cell"]
-        trials = ok.with_columns(place_of.gather(ok["asked"]).alias("cell"))
+        trials = trials.with_columns(place_of.gather(trials["asked"]).alias("cell"))
         read = pl.concat(self._read) if self._read else contrasts.readings(_nothing_read())
         return Gathered(
             path=store.root, trials=_with_both(trials), cells=cells, asked=asked,
             items=pl.concat(self._items).unique("item", keep="first").cast({pl.Categorical: pl.String}),
-            plan=asking.read(store), kl=measured(store), tally=tally, read=read,
-            failed=rows.filter(pl.col("status") != "ok").select(
-                "asked", "item", "cluster", "seed"
-            ),
+            plan=asking.read(store), kl=measured(store), tally=tally, read=read, failed=failed,
             measures={protocol: _in_order(names) for protocol, names in self._measures.items()},
             standing=standing(store, self._trials.records, self._grades.shards),
             damaged=(*self._trials.damaged.values(), *self._grades.damaged.values()),
@@ -203,13 +197,25 @@ class _Pass:
             trial_parts=self._trials, grade_parts=self._grades,
         )  # fmt: skip
 
-    def _all(self) -> pl.DataFrame:
-        """The newest attempt at each trial."""
-        first, again = (pl.concat(each, how="diagonal", rechunk=False) for each in (self._first, self._again))
-        if not again.height:
-            return first
+    def _ended(self) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+        """`trials` but for their cells, `failed` and `tally`, of which see `Gathered`."""
+        ok, failed, tally = list[pl.DataFrame](), list[pl.DataFrame](), list[pl.DataFrame]()
+        for rows in self._newest():
+            ended = pl.col("status") == "ok"
+            ok.append(rows.filter(ended).drop("status", "order"))
+            failed.append(rows.filter(~ended).select("asked", "item", "cluster", "seed"))
+            tally.append(rows.group_by("asked", "status", "order").len())
+        counts = pl.concat(tally).group_by("asked", "status", "order").agg(pl.col("len").sum())
+        return pl.concat(ok, how="diagonal", rechunk=True), pl.concat(failed), counts
+
+    def _newest(self) -> Iterator[pl.DataFrame]:
+        """The newest attempt at each trial, a batch at a time. What was given is not kept: ten million are many."""
+        again = pl.concat(self._again, how="diagonal")
         newest = again.sort("attempt", SHARD).unique("key", keep="last").drop("attempt", SHARD)
-        return pl.concat([first.join(newest, on="key", how="anti"), newest], how="diagonal")
+        while self._first:
+            first = self._first.popleft()
+            yield first.join(newest, on="key", how="anti") if newest.height else first
+        yield newest
 
 
 # -- one part ---------------------------------------------------------------------------------------------------------
@@ -221,12 +227,14 @@ def _read(parts: Parts, numbers: Sequence[int], one: Callable[[Parts, int], pl.D
 
 
 def _trials(parts: Parts, number: int) -> pl.DataFrame:
-    rows = parts.read(number, COLUMNS)
+    data = parts.bytes(number)
+    rows = parts.rows(number, data, COLUMNS)
+    told = rendered.first(data) if data is not None and _tells_apart(rows) else rendered.unknown(rows.height)
     unit = pl.when(pl.col("temperature") == 0).then("rendered").otherwise(pl.col("seed"))
-    hashed = rows.with_columns(_rendered(parts, number, rows), key=pl.col("trial").hash(), at=_at())
+    hashed = rows.with_columns(*told, key=pl.col("trial").hash(), at=_at())
     return hashed.with_columns(
         pl.col("item", "cluster", "status").cast(pl.Categorical), part=pl.lit(number, pl.UInt32), unit=unit,
-    )  # fmt: skip
+    ).drop("rendered")  # fmt: skip
 
 
 def _grades(parts: Parts, number: int) -> pl.DataFrame:
@@ -239,17 +247,9 @@ def _at() -> pl.Expr:
     return pl.struct("trial", SHARD).hash()
 
 
-def _rendered(parts: Parts, number: int, rows: pl.DataFrame) -> pl.Series:
-    """A hash of what each trial read first, where it tells draws apart: of some at temperature 0, and of controls whose
-    log-odds were read."""
-    data = parts.bytes(number) if (rows["temperature"] == 0).any() or _reads_controls(rows) else None
-    if data is None:
-        return pl.Series("rendered", [None] * rows.height, pl.UInt64)
-    table = pq.ParquetFile(io.BytesIO(data), pre_buffer=False).read(
-        ["replies.list.element.rendered"], use_threads=False
-    )
-    first = pl.DataFrame(table)["replies"].list.first().struct.field("rendered")
-    return pl.select(pl.when(first.is_not_null()).then(first.hash()).alias("rendered")).to_series()
+def _tells_apart(rows: pl.DataFrame) -> bool:
+    """Whether what was read tells draws apart: of some at temperature 0, and of controls whose log-odds were read."""
+    return bool((rows["temperature"] == 0).any()) or _reads_controls(rows)
 
 
 def _reads_controls(rows: pl.DataFrame) -> bool:

@@ -167,18 +167,19 @@ def _with_unit(trials: pl.LazyFrame) -> pl.LazyFrame:
     rendered = pl.col("replies").list.first().struct.field("rendered").hash()
     greedy = pl.col("temperature") == 0
     unit = pl.when(greedy).then(rendered).otherwise(pl.col("seed"))
-    return trials.with_columns(unit=unit, read_cluster=read_cluster(rendered))
+    return trials.with_columns(unit=unit, read_cluster=read_cluster(prompt_name(rendered)))
 
 
-def read_cluster(rendered: pl.Expr) -> pl.Expr:
+def read_cluster(prompt: pl.Expr) -> pl.Expr:
     """The independent unit of what is read before anything is drawn: as `cluster`, but of controls, whose clusters are
-    distinct prompts and seeds, the prompt alone. `rendered`: its hash."""
-    one = pl.col("cluster").cast(pl.String)
-    return (
-        pl.when(one.str.starts_with(CONTROL) & rendered.is_not_null())
-        .then(pl.format("prompt-{}", rendered))
-        .otherwise(one)
-    )
+    distinct prompts and seeds, the prompt alone. `prompt`: its name, or null where it is not known."""
+    control = pl.col("cluster").cast(pl.String).str.starts_with(CONTROL)
+    return pl.when(control & prompt.is_not_null()).then(prompt).otherwise(pl.col("cluster"))
+
+
+def prompt_name(rendered: pl.Expr) -> pl.Expr:
+    """From its hash."""
+    return pl.format("prompt-{}", rendered)
 
 
 def _with_wording(trials: pl.LazyFrame) -> pl.LazyFrame:

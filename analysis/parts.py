@@ -45,7 +45,11 @@ class Parts:
 
         None of a damaged part's rows. RunError for a part of a newer schema.
         """
-        data, part = self.bytes(number), self.all[number]
+        return self.rows(number, self.bytes(number), columns)
+
+    def rows(self, number: int, data: bytes | None, columns: Sequence[str]) -> pl.DataFrame:
+        """`read` of a part whose `bytes` are there already."""
+        part = self.all[number]
         if data is None:
             return self.none(columns)
         there = pl.read_parquet_schema(io.BytesIO(data))

@@ -16,7 +16,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import vl_convert
 from markupsafe import Markup
 
@@ -24,7 +23,7 @@ from analysis import statements, words
 from analysis.charts import RAMP
 from analysis.figures import figures
 from analysis.gather import Gathered, gather
-from analysis.limits import limits, of_run, unfinished
+from analysis.limits import limits, of_run, silent, unfinished
 from analysis.methods import methods
 from analysis.page import QUESTION, template, text
 from analysis.panels import Figure, page, save
@@ -87,7 +86,7 @@ def write_report(
     temporary.replace(target)
     return Written(
         page=target, damaged=run.damaged, verdicts=(*_verdict_lines(found), *_known_lines(run, known)),
-        standing=total(run.standing.values()), remarks=tuple(unfinished(run)),
+        standing=total(run.standing.values()), remarks=(*unfinished(run), *silent(run)),
     )  # fmt: skip
 
 
@@ -158,7 +157,7 @@ def render(
     blocks = _known_parts(run, known, drawn)
     return template("report.html.jinja").render(
         name=run.name, question=QUESTION, parts=_parts(run, found, drawn, grader),
-        known=blocks, knowledge=_knowledge(run, known, blocks), warnings=[*of_run(run), *unfinished(run)],
+        known=blocks, knowledge=_knowledge(run, known, blocks), warnings=[*of_run(run), *unfinished(run), *silent(run)],
         methods=[*methods(run, found, grader), *selfwords.methods(known)],
         ramp=", ".join(RAMP), css=Markup(text("report.css")),
         data=Markup(_json(data)), hashes=" ".join(_hash(script) for script in scripts.values()),
@@ -210,11 +209,17 @@ def _cells(found: Sequence[Section]) -> dict[int, dict[str, Any]]:
     """What the page says about a cell: where it is, its trials, and its rates."""
     cells: dict[int, dict[str, Any]] = {}
     for section in found:
-        for (number,), rows in section.cells.sort("cell").group_by("cell", maintain_order=True):
-            first = rows.row(0, named=True)
-            rates = rows.filter(pl.col("measure").is_in(section.measures)).select("measure", *COLUMNS).to_dicts()
-            place = {"section": section.slug, "title": _cell_title(first), "trials": first["trials"]}
-            cells.setdefault(int(str(number)), {**place, "rates": rates})
+        cells |= {number: cell for number, cell in _cells_of(section).items() if number not in cells}
+    return cells
+
+
+def _cells_of(section: Section) -> dict[int, dict[str, Any]]:
+    cells: dict[int, dict[str, Any]] = {}
+    for row in section.cells.sort("cell").iter_rows(named=True):
+        place = {"section": section.slug, "title": _cell_title(row), "trials": row["trials"]}
+        rates = cells.setdefault(row["cell"], {**place, "rates": []})["rates"]
+        if row["measure"] in section.measures:
+            rates.append({name: row[name] for name in ("measure", *COLUMNS)})
     return cells
 
 

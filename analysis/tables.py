@@ -103,7 +103,7 @@ def mean_odds(mine: pl.DataFrame, cells: pl.DataFrame) -> pl.DataFrame:
     ]
     table = pl.concat(found) if found else means(mine.lazy().with_columns(no=pl.lit(None, pl.Float64)), ("cell",), "no")
     named = table if found else table.with_columns(reading=pl.lit(None, pl.String))
-    return cells.join(named, on="cell")
+    return cells.join(named, on="cell").sort("reading", "cell")
 
 
 def drop(mine: pl.DataFrame, keys: Mapping[str, object]) -> Drop | Missing | None:
