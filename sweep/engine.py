@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from msgspec import Struct
 
 from sweep.trial import Direction, Injection, Message, Span, Template
 
@@ -43,8 +44,7 @@ class Reading:
         return (start, min(stop, start + self.keep)) if self.keep > 0 else (max(start, stop + self.keep), stop)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Call:
+class Call(Struct, frozen=True, kw_only=True):
     """One question to an engine. max_tokens 0 asks for option log-probabilities only, without generation.
 
     The prefix before the first span is computed once and shared by every call that has the same one; a control gives

@@ -42,7 +42,10 @@ def digest_pair(kind: str, value: Any) -> tuple[int, int]:
 
 def summed(pairs: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """So that a million ids cost a million additions."""
-    return sum(low for low, _ in pairs) % _HALF, sum(high for _, high in pairs) % _HALF
+    low = high = 0
+    for pair in pairs:
+        low, high = low + pair[0], high + pair[1]
+    return low & _MASK, high & _MASK
 
 
 def hexadecimal(pair: tuple[int, int]) -> str:
@@ -55,8 +58,10 @@ def _person(kind: str) -> bytes:
     return hashlib.blake2b(kind.encode(), digest_size=16).digest()
 
 
+@lru_cache(maxsize=1 << 14)
 def mix(value: int, kind: str) -> int:
-    """64 well-mixed bits of a number (splitmix64's finaliser; Steele, Lea, Flood 2014)."""
+    """64 well-mixed bits of a number (splitmix64's finaliser; Steele, Lea, Flood 2014). Remembered, as twins share
+    their seeds."""
     z = (value + _salt(kind)) & _MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK

@@ -26,7 +26,7 @@ class Stream:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._unanswered: set[asyncio.Future[Reply]] = set()
+        self._unanswered: list[asyncio.Future[Reply]] = []
         self._pump: asyncio.Task[None] | None = None
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -37,8 +37,7 @@ class Stream:
     def ask(self, call: Call) -> asyncio.Future[Reply]:
         """Raises ValueError at once for a call that cannot be run."""
         future = self.engine.submit(call)
-        self._unanswered.add(future)
-        future.add_done_callback(self._answered)
+        self._unanswered.append(future)
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._step())
             self._pump.add_done_callback(self._stopped)
@@ -70,27 +69,31 @@ class Stream:
 
     async def _step(self) -> None:
         while self._unanswered:
-            if not self.engine.step() and (left := [future for future in self._unanswered if not future.done()]):
-                raise EngineStalled(f"the engine left {len(left)} calls unanswered; please report this")
+            busy = self.engine.step()
+            answered = [future for future in self._unanswered if future.done()]
+            if answered:
+                self._unanswered = [future for future in self._unanswered if not future.done()]
+                self._check(answered)
+            if not busy and self._unanswered:
+                raise EngineStalled(f"the engine left {len(self._unanswered)} calls unanswered; please report this")
             await asyncio.sleep(0)  # the protocols that were answered ask again before the next batch
 
     def _stopped(self, pump: asyncio.Task[None]) -> None:
         if not pump.cancelled() and (error := pump.exception()) is not None:
             self.fail(error)
 
-    def _answered(self, future: asyncio.Future[Reply]) -> None:
-        self._unanswered.discard(future)
-        if future.cancelled():
-            return
-        if (error := future.exception()) is not None:
-            if isinstance(error, InjectionContradiction):  # even if the protocol were to swallow it
-                self.fail(error)
-            return
-        receipt = future.result().receipt
-        if receipt.contradicted:
-            met = f"{receipt.edited} positions and read {receipt.cached} edited before"
-            what = f"edited {met} where {receipt.expected} were asked"
-            self.fail(InjectionContradiction(f"the engine {what}: nothing of this lease is kept"))
+    def _check(self, answered: Sequence[asyncio.Future[Reply]]) -> None:
+        """A contradiction ends everything, even where a protocol would swallow it."""
+        for future in answered:
+            if future.cancelled():
+                continue
+            if (error := future.exception()) is not None:
+                if isinstance(error, InjectionContradiction):
+                    self.fail(error)
+            elif (receipt := future.result().receipt).contradicted:
+                met = f"{receipt.edited} positions and read {receipt.cached} edited before"
+                what = f"edited {met} where {receipt.expected} were asked"
+                self.fail(InjectionContradiction(f"the engine {what}: nothing of this lease is kept"))
 
 
 class TrialSubject:

@@ -5,16 +5,18 @@ A **Protocol** (an experiment) is `async def run(trial, subject) -> Outcome`; it
 knows which engine is behind it (sweep/engine.py: what is asked of one, and what comes back). A grader turns an
 **Outcome** into **Grade**s.
 
-Everything here is frozen, and unknown is None: never 0, "" or False."""
+Everything here is frozen, and unknown is None: never 0, "" or False. What is made anew for every row is a Struct, which
+takes a sixth of the time that a frozen dataclass does; `msgspec.structs.replace` changes one."""
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from msgspec import Struct, field
 
 if TYPE_CHECKING:
     from sweep.engine import Reading, Reply
@@ -235,8 +237,7 @@ class Span:
 # -- a trial, and what comes of it ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trial:
+class Trial(Struct, frozen=True, kw_only=True):
     """One row to be. Coordinates only: what it is asked follows from the block that it was drawn from."""
 
     id: str  # 32 hex digits, see plan.py
@@ -264,14 +265,13 @@ class Trial:
     states: bool = False  # whether hidden states are kept, for readers
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """The trial's row: what it was, what the model said, what was measured, and how it ended."""
 
     trial: Trial
     replies: Mapping[str, Reply] = field(default_factory=dict)  # by the call's name; the first is the answer
-    measures: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
-    states: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray], compare=False)
+    measures: Mapping[str, float | None] = field(default_factory=dict)
+    states: Mapping[str, np.ndarray] = field(default_factory=dict)
     # ^ by the position's name, float32 [layers, hidden]: kept beside the row where the trial asks for it
     status: Status = "ok"
     reason: str | None = None  # why it is not ok
@@ -279,8 +279,7 @@ class Outcome:
     propensity: float | None = None  # null unless a policy chose the trial
 
 
-@dataclass(frozen=True, kw_only=True)
-class Grade:
+class Grade(Struct, frozen=True, kw_only=True):
     """One verdict. None means that the grader could not tell, never that the model answered badly."""
 
     trial: str

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
+from msgspec import structs
+
 from sweep import rows, states, store
 from sweep.block import Block
 from sweep.driving.scheduler import Lease
@@ -31,7 +33,7 @@ from sweep.stream import Stream, TrialSubject
 from sweep.trial import Doses, Injection, Model, Outcome, Protocol, Source, StrengthRule, Template, Trial
 
 FATAL = (InjectionContradiction, EngineDead, StoreError)  # never a trial's own fault
-MEASURED = Real | None
+MEASURED: tuple[type, ...] = (float, type(None), Real)  # the common ones first, as each is looked for in turn
 YOUNG = 100_000  # objects, some thousand trials' worth, between two looks for garbage
 REASON = 2000  # characters kept of why a trial failed
 
@@ -135,9 +137,10 @@ class Worker:
                 notes += stream.engine.notes
         else:
             outcomes = [_error(trial, lease.give_up, block.attempt) for trial in trials]
-        data = rows.written(rows.trials_table(outcomes, protocol))
+        table = rows.trials_table(outcomes, protocol)
         facts: Record = {
             **summary(outcomes),
+            "tokens": sum(table["tokens"].to_pylist()),
             **self._states(name, outcomes),
             "engine": notes,
             "began": began,
@@ -146,7 +149,7 @@ class Worker:
             "driver": lease.driver,
             "replica": lease.replica,
         }
-        record = store.publish(self._store, "trials", name, data, "parquet", facts)
+        record = store.publish(self._store, "trials", name, rows.written(table), "parquet", facts)
         if record is None:
             if "states" in facts:
                 self._store.delete(facts["states"]["file"])
@@ -278,10 +281,26 @@ async def run_trials(
     trials: Sequence[Trial], protocol: Protocol, stream: Stream, doses: Doses, attempt: int
 ) -> list[Outcome]:
     """Every trial as an outcome: what a protocol raises becomes that trial's error row, never a lost shard."""
-    results: list[object] = await asyncio.gather(
-        *(_run_one(trial, protocol, stream, doses) for trial in trials), return_exceptions=True
-    )
-    return [_settled(trial, result, attempt) for trial, result in zip(trials, results, strict=True)]
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(_run_one(trial, protocol, stream, doses)) for trial in trials]
+    try:
+        for task in tasks:  # each as soon as it is there: asyncio.gather costs twice as much
+            if not task.done():
+                await asyncio.wait({task})
+        return [_settled(trial, task, attempt) for trial, task in zip(trials, tasks, strict=True)]
+    finally:
+        await _stop(tasks)
+
+
+async def _stop(tasks: Sequence[asyncio.Task[Outcome]]) -> None:
+    left = [task for task in tasks if not task.done()]
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # seen: asyncio would complain of one that nobody looked at
 
 
 async def _run_one(trial: Trial, protocol: Protocol, stream: Stream, doses: Doses) -> Outcome:
@@ -301,18 +320,18 @@ async def _run_one(trial: Trial, protocol: Protocol, stream: Stream, doses: Dose
         raise
 
 
-def _settled(trial: Trial, result: object, attempt: int) -> Outcome:
-    if isinstance(result, Exception) and not isinstance(result, FATAL):
-        return _error(trial, f"{type(result).__name__}: {result}", attempt)
-    if isinstance(result, BaseException):
-        raise result
+def _settled(trial: Trial, task: asyncio.Task[Outcome], attempt: int) -> Outcome:
+    error = task.exception()
+    if isinstance(error, Exception) and not isinstance(error, FATAL):
+        return _error(trial, f"{type(error).__name__}: {error}", attempt)
+    result: object = task.result()
     if not isinstance(result, Outcome) or result.trial.id != trial.id:
         return _error(trial, f"TypeError: protocol {trial.protocol!r} returned no Outcome of its trial", attempt)
     measures: Mapping[str, object] = result.measures
     wrong = [name for name, value in measures.items() if not isinstance(value, MEASURED)]
     if wrong:
         return _error(trial, f"TypeError: measure {wrong[0]!r} is neither a number nor None", attempt)
-    return result if result.attempt == attempt else replace(result, attempt=attempt)
+    return result if result.attempt == attempt else structs.replace(result, attempt=attempt)
 
 
 def _error(trial: Trial, reason: str, attempt: int) -> Outcome:
@@ -324,7 +343,6 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     counts = Counter((grading.cell_of(outcome.trial), outcome.status) for outcome in outcomes)
     return {
         "rows": len(outcomes),
-        "tokens": sum(map(rows.tokens_of, outcomes)),
         "counts": [_cell(cell, counts) for cell in dict.fromkeys(cell for cell, _ in counts)],
     }
 

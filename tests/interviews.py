@@ -27,8 +27,12 @@ def trials(experiment: str, subject: str = "knower") -> tuple[Trial, ...]:
 
 @cache
 def asked(experiment: str, subject: str = "knower") -> tuple[Outcome, ...]:
-    """The outcomes of all its trials; one that failed says why."""
-    wanted = trials(experiment, subject)
+    """The outcomes of all its trials."""
+    return ran(trials(experiment, subject))
+
+
+def ran(wanted: Sequence[Trial]) -> tuple[Outcome, ...]:
+    """The outcomes of trials of one model; one that failed says why."""
 
     async def run() -> list[Outcome]:
         stream = Stream(FakeEngine(wanted[0].model, word_vector))

@@ -10,6 +10,7 @@ from statistics import mean
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 
 from cluster.directions import measure
 from cluster.engines.transformers import TransformersEngine
@@ -150,7 +151,7 @@ def test_options_are_the_same_words_before_an_answer_to_come(model: Patched, tem
     """After "Assistant:" a word begins with a blank, whether or not there is a turn for it."""
     settings = {"options": ("oceans", "bread"), "max_tokens": 0, "template": template}
     with_turn, without = (
-        replace(call(messages=messages, spans=(Span(),)), **settings)  # type: ignore[arg-type]
+        structs.replace(call(messages=messages, spans=(Span(),)), **settings)  # type: ignore[arg-type]
         for messages in ((ASKED, TO_COME), (ASKED,))
     )
     one, other = model.ask(with_turn, without)
@@ -208,7 +209,7 @@ async def test_a_wording_that_the_difference_was_not_taken_on_is_an_error() -> N
     trial = trials(GRID)[0]
     turn = Message(role="user", text="Answer this: {question}")
     with pytest.raises(ValueError, match="which the injection was taken on"):
-        await heard(replace(trial, prompt=replace(trial.prompt, turns=(turn,))))
+        await heard(structs.replace(trial, prompt=replace(trial.prompt, turns=(turn,))))
 
 
 async def test_names_that_begin_with_one_token_give_no_log_odds() -> None:
@@ -220,7 +221,7 @@ async def test_names_that_begin_with_one_token_give_no_log_odds() -> None:
 async def test_states_are_kept_at_the_patched_token() -> None:
     trial = next(t for t in trials(f"{GRID}states = true\n") if t.arm == "concept" and t.injections[0].layer == 4)
     moved, _ = await heard(trial)
-    plain, _ = await heard(replace(trial, injections=(), arm="none"))
+    plain, _ = await heard(structs.replace(trial, injections=(), arm="none"))
     assert moved.states["question"].shape == plain.states["question"].shape == (8, 16)
     differs = np.abs(moved.states["question"] - plain.states["question"]).max(axis=1) > 1e-6
     assert list(np.flatnonzero(differs)) == [4]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from cluster.engines.calls import Asked
 from cluster.engines.caps import Caps, Result
@@ -38,7 +39,7 @@ def edit(layer: int = 2, start: int = 3, stop: int = NEVER, *, residual: bool = 
 def asked(*edits: Edit, ids: Sequence[int] = range(LENGTH)) -> Asked:
     call = Call(trial="t", messages=(Message(role="user", text="?"),), template=Template(), temperature=1.0)
     return Asked(
-        call=replace(call, options=("a",)),
+        call=structs.replace(call, options=("a",)),
         rendered=Rendered(text="", ids=tuple(ids), offsets=(), turns=()),
         spans=(),
         edits=edits,

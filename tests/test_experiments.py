@@ -6,11 +6,11 @@ Rates are held as intervals over concepts, at temperature 1.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import polars as pl
 import pytest
+from msgspec import structs
 
 from analysis.load import open_run
 from analysis.rates import Rate, rate
@@ -194,7 +194,7 @@ def test_thinking_of_a_word_costs_one_forward_pass() -> None:
     seen = decoder_blocks(loaded.network)[0].register_forward_hook(lambda *given: counted.append(given[2].shape[1]))
     message = Message(role="user", text="Write this, and think of bread while you do.")
     words = tuple(direction(word) for word in ("bread", "sky", "lamp"))
-    trial = replace(
+    trial = structs.replace(
         make_trial("intentional_control", prompt=Prompt(name="p", turns=(message,))),
         direction=words[0],
         shading=words[1:],

@@ -9,6 +9,7 @@ from statistics import mean
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from sweep import questions
 from sweep.engine import Call
@@ -150,7 +151,7 @@ async def test_a_hint_at_no_option_is_an_error_that_names_the_question() -> None
     assert trial.question
     wrong = replace(trial.question, parts=(("hint", "It is (F)."), ("target", "F")))
     with pytest.raises(ValueError, match=rf"{trial.item}.*'F'.*ABCD"):
-        await heard(replace(trial, question=wrong), lambda _: told())
+        await heard(structs.replace(trial, question=wrong), lambda _: told())
 
 
 async def test_a_mention_does_not_make_the_answer_the_hints() -> None:

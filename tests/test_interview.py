@@ -9,6 +9,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from sweep import protocols, questions, study
 from sweep.engine import Call, Reply
@@ -93,7 +94,7 @@ def test_turns_of_one_role_are_one_turn() -> None:
 @pytest.mark.parametrize("experiment", [KNOWING, MAKING_UP, FAMILIARITY])
 async def test_a_stranger_is_asked_in_a_conversation_of_its_own_and_without_the_injection(experiment: str) -> None:
     trial = trials(experiment)[0]
-    injected = replace(trial, injections=(CONFIDENCE,), arm="concept")
+    injected = structs.replace(trial, injections=(CONFIDENCE,), arm="concept")
     _, calls = await heard(injected)
     others = [c for c in calls if any(w in c.messages[-1].text for w in ("nother assistant", "eople"))]
     mine = [c for c in calls if c not in others]
@@ -102,7 +103,7 @@ async def test_a_stranger_is_asked_in_a_conversation_of_its_own_and_without_the_
     assert mine
     assert all(c.injections == (CONFIDENCE,) for c in mine)
     _, control = await heard(trial)
-    bare = [replace(c, injections=()) for c in calls]
+    bare = [structs.replace(c, injections=()) for c in calls]
     said = [[(turn.role, turn.text) for turn in c.messages] for c in bare]
     assert [c.spans for c in control] == [c.spans for c in bare]
     if experiment == FAMILIARITY:  # nothing that was said comes back
@@ -114,7 +115,7 @@ async def test_no_trial_makes_more_calls_than_its_protocol_says(name: str) -> No
     sets = {"knowing": "facts", "making_up": "invented", "familiarity": "unfamiliar", "influence": "cues"}
     sets |= {"weights": "choices", "hints": "hints", "steps": "reasoning", "bridge": "bridges"}
     trial = trials(f'protocol = "{name}"\nquestions = "{sets[name]}"\nlimit = 10')[0]
-    _, calls = await heard(replace(trial, states=True))
+    _, calls = await heard(structs.replace(trial, states=True))
     assert len(calls) <= protocols.get(name).calls
 
 
@@ -178,12 +179,12 @@ async def test_a_colder_helper_is_trusted_less() -> None:
 
 
 async def test_states_are_those_at_the_prompts_end_and_at_the_answers() -> None:
-    trial = replace(some(KNOWING, "common"), states=True)
+    trial = structs.replace(some(KNOWING, "common"), states=True)
     outcome, calls = await heard(trial)
     assert set(outcome.states) == {"question", "answer", "after"}
     assert all(state.shape == (8, 16) and state.dtype == np.float32 for state in outcome.states.values())
     assert len({state.tobytes() for state in outcome.states.values()}) == 3
-    plain, _ = await heard(replace(trial, states=False))
+    plain, _ = await heard(structs.replace(trial, states=False))
     assert not plain.states
     assert plain.measures == outcome.measures
     assert any(call.readings for call in calls)
@@ -224,7 +225,7 @@ def test_two_knowers_disagree_about_some_questions() -> None:
 async def test_confidence_that_is_injected_moves_the_knowers_report_and_no_answer(subject: str, by: float) -> None:
     trial = some(KNOWING, "common", subject)
     plain, _ = await heard(trial)
-    moved, _ = await heard(replace(trial, injections=(CONFIDENCE,), arm="concept"))
+    moved, _ = await heard(structs.replace(trial, injections=(CONFIDENCE,), arm="concept"))
     assert plain.measures["self.true"] is not None
     assert moved.measures["self.true"] == pytest.approx(plain.measures["self.true"] + by)
     assert plain.replies["answer"].text == moved.replies["answer"].text

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from sweep import protocols
 from sweep.engine import Receipt, Reply
@@ -139,9 +140,11 @@ def test_the_label_is_told_only_where_it_is_asked_about() -> None:
 
 def test_only_what_a_judge_sees_changes_what_it_is_asked() -> None:
     found = outcome("I detect something odd.")
-    hidden = replace(found, trial=replace(found.trial, id="u" * 32, arm="none", repeat=3, seed=9, split="confirm"))
+    hidden = structs.replace(
+        found, trial=structs.replace(found.trial, id="u" * 32, arm="none", repeat=3, seed=9, split="confirm")
+    )
     assert [q.asked for _, q in all_questions(found)] == [q.asked for _, q in all_questions(hidden)]
-    seen = replace(found, trial=replace(found.trial, number=8))
+    seen = structs.replace(found, trial=structs.replace(found.trial, number=8))
     assert not {q.asked for _, q in all_questions(found)} & {q.asked for _, q in all_questions(seen)}
 
 
@@ -255,7 +258,7 @@ def test_a_model_of_ours_picks_a_letter() -> None:
 
 async def test_without_other_words_there_is_nothing_to_pick(tmp_path: Path) -> None:
     found = outcome("waves", "thought_or_text")
-    alone = replace(found, trial=replace(found.trial, others=()))
+    alone = structs.replace(found, trial=structs.replace(found.trial, others=()))
     grades = await judge(tmp_path).grade(alone, Answering())
     assert verdicts(grades) == {"chosen": None}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from sweep import protocols, stimuli
 from sweep.engine import Call, Reading, Receipt, Reply
@@ -183,7 +184,7 @@ async def test_a_control_differs_in_data_never_in_code(name: str, report: Report
     def as_asked(calls: list[Call]) -> list[Call]:
         turns = [tuple(replace(turn, text="") if turn.token_ids else turn for turn in call.messages) for call in calls]
         unsaid = [tuple(replace(turn, token_ids=None) for turn in each) for each in turns]
-        return [replace(call, messages=each, injections=()) for call, each in zip(calls, unsaid, strict=True)]
+        return [structs.replace(call, messages=each, injections=()) for call, each in zip(calls, unsaid, strict=True)]
 
     _, control = await run(make_trial(name, report=report))
     _, injected = await run(make_trial(name, OCEAN, report=report))
@@ -402,7 +403,7 @@ def pack(request: pytest.FixtureRequest, tmp_path: Path) -> stimuli.Stimuli:
 async def test_the_injection_is_on_the_line_and_on_nothing_else(
     pack: stimuli.Stimuli, name: str, sentence: str
 ) -> None:
-    trial = replace(make_trial(name, OCEAN, prompt=pack.prompts(name)[0]), sentences=(sentence,))
+    trial = structs.replace(make_trial(name, OCEAN, prompt=pack.prompts(name)[0]), sentences=(sentence,))
     outcome, calls = await run(trial)
     for reply, call in zip(outcome.replies, calls, strict=True):
         assert covered(outcome, reply) == sentence
@@ -427,7 +428,7 @@ async def test_beside_a_line_ten_words_are_read_and_the_line_is_asked_back() -> 
 
 async def test_the_trials_own_limit_holds_for_every_part() -> None:
     for name in ("thought_or_text", "prefill"):
-        trial = replace(make_trial(name, OCEAN), sampling=Sampling(temperature=1.0, max_tokens=7))
+        trial = structs.replace(make_trial(name, OCEAN), sampling=Sampling(temperature=1.0, max_tokens=7))
         _, calls = await run(trial)
         assert [call.max_tokens for call in calls[1:]] == [7] * (CALLS[name] - 1)
 
@@ -501,7 +502,7 @@ def listed(call: Call) -> list[str]:
 async def test_in_five_orders_the_injected_sentence_stands_at_every_place_once() -> None:
     places = list[float | None]()
     for order in range(5):
-        trial = replace(make_trial("localization", OCEAN), order=order)
+        trial = structs.replace(make_trial("localization", OCEAN), order=order)
         outcome, (call,) = await run(trial)
         assert covered(outcome) == SENTENCES[0]
         lines = listed(call)
@@ -518,7 +519,7 @@ async def test_the_choice_is_read_at_the_place_of_the_injected_sentence() -> Non
         return told("3.", {"1": -3.0, "2": -3.0, "3": -0.2, "4": -3.0, "5": -3.0})
 
     for order in range(5):
-        outcome, _ = await hear(replace(make_trial("localization", OCEAN), order=order), tell)
+        outcome, _ = await hear(structs.replace(make_trial("localization", OCEAN), order=order), tell)
         assert outcome.measures["choice_first"] == float(order == 2)
 
 
@@ -532,7 +533,7 @@ async def test_another_span_stays_what_it_is(span: SpanName, expected: Span) -> 
 
 async def test_both_sentences_of_a_pair_are_injected_one_half_as_strongly_in_both_orders() -> None:
     for order in range(2):
-        trial = replace(make_trial("strength_comparison", replace(OCEAN, strength=3.0)), order=order)
+        trial = structs.replace(make_trial("strength_comparison", replace(OCEAN, strength=3.0)), order=order)
         outcome, (call,) = await run(trial)
         assert [injection.strength for injection in call.injections] == [3.0, 1.5]
         assert len({replace(injection, strength=1.0) for injection in call.injections}) == 1
@@ -585,7 +586,7 @@ async def test_who_notices_what_stands_out_is_right_without_introspection(
 ) -> None:
     prompts = {prompt.name: prompt for prompt in stimuli.load(None).prompts("localization")}
     first = make_trial("localization", OCEAN, prompt=prompts[wording], subject=subject)
-    trials = [replace(first, order=seed % 5, seed=seed) for seed in range(100)]
+    trials = [structs.replace(first, order=seed % 5, seed=seed) for seed in range(100)]
     grades = [grade for outcome, _ in [await run(trial) for trial in trials] for grade in rules.grade(outcome)]
     assert least <= sum(grade.verdict is True for grade in grades) / len(trials) <= most
     assert all(grade.measure == "located" and grade.verdict is not None for grade in grades)
@@ -617,7 +618,7 @@ async def test_cosines_are_those_of_the_residual_stream_over_the_sentence() -> N
     (whole,) = call.readings
     engine = FakeEngine(outcome.trial.model, word_vector)
     norms = replace(whole, measure="norm", directions=())
-    asked = engine.submit(replace(call, readings=(replace(whole, measure="dot"), norms)))
+    asked = engine.submit(structs.replace(call, readings=(replace(whole, measure="dot"), norms)))
     engine.step()
     dot, norm = asked.result().readings
     assert len(dot) == 2 * len(SENTENCES[0].split()) - 1  # words and the blanks between them
@@ -636,7 +637,7 @@ async def test_cosines_are_those_of_the_residual_stream_over_the_sentence() -> N
 @pytest.mark.parametrize("lacking", ["direction", "shading"])
 async def test_intentional_control_says_what_it_needs(lacking: str) -> None:
     trial = make_trial("intentional_control")
-    trial = replace(trial, direction=None) if lacking == "direction" else replace(trial, shading=())
+    trial = structs.replace(trial, direction=None) if lacking == "direction" else structs.replace(trial, shading=())
     with pytest.raises(ValueError, match="`shading` words"):
         await run(trial)
 
@@ -646,7 +647,9 @@ async def test_the_oracle_thinks_of_the_word_when_it_is_told_to(pack: stimuli.St
     gaps = list[float]()
     for sentence in stimuli.load(None).sentences:
         think, dont = [
-            (await run(replace(make_trial("intentional_control", prompt=prompt), sentences=(sentence,))))[0].measures
+            (await run(structs.replace(make_trial("intentional_control", prompt=prompt), sentences=(sentence,))))[
+                0
+            ].measures
             for prompt in pack.prompts("intentional_control")[:2]
         ]
         first, second = think["cosine@4"], dont["cosine@4"]

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pytest
+from msgspec import structs
 
 from sweep import protocols
 from sweep.columns import TABLES
@@ -28,13 +29,13 @@ def row(trial: Trial) -> dict[str, object]:
 def test_the_category_is_that_of_the_word_lists_in_any_case() -> None:
     word = word_list("lindsey2025:countries")[0]
     trial = make_trial("injected_thought")
-    assert row(replace(trial, item=word.upper()))["category"] == category(word) == "countries"
-    assert row(replace(trial, item="no such word"))["category"] is None
+    assert row(structs.replace(trial, item=word.upper()))["category"] == category(word) == "countries"
+    assert row(structs.replace(trial, item="no such word"))["category"] is None
 
 
 @pytest.mark.parametrize(("protocol", "order"), [("localization", 3), ("strength_comparison", 1)])
 def test_the_order_and_the_chosen_sentence_are_kept(protocol: str, order: int) -> None:
-    trial = replace(make_trial(protocol), sentences=LINES, order=order)
+    trial = structs.replace(make_trial(protocol), sentences=LINES, order=order)
     assert (row(trial)["order"], row(trial)["sentence"]) == (order, LINES[0])
 
 
@@ -43,7 +44,7 @@ def test_where_there_is_one_order_or_no_sentence_it_is_null_and_not_nought() -> 
         None,
         None,
     )
-    prefill = row(replace(make_trial("prefill"), sentences=LINES[:1]))
+    prefill = row(structs.replace(make_trial("prefill"), sentences=LINES[:1]))
     assert (prefill["order"], prefill["sentence"]) == (None, LINES[0])
 
 
@@ -51,7 +52,7 @@ def test_every_column_has_a_meaning_and_comes_back_from_a_file() -> None:
     for _, columns in TABLES.values():
         assert len({column.name for column in columns}) == len(columns)
         assert all(column.field.metadata[b"meaning"].decode() == column.meaning != "" for column in columns)
-    trial = replace(make_trial("localization"), sentences=LINES, order=2)
+    trial = structs.replace(make_trial("localization"), sentences=LINES, order=2)
     (back,) = from_parquet(written(trials_table([Outcome(trial=trial)], protocols.get(trial.protocol)))).to_pylist()
     assert {name: back[name] for name in ("order", "sentence", "category")} == {
         name: row(trial)[name] for name in ("order", "sentence", "category")
@@ -82,10 +83,10 @@ RULE = replace(OCEAN, strength=StrengthRule(at=4.5), norm="unit")
 def outcomes(protocol: str) -> list[Outcome]:
     """One of each kind that there is: of each column some are null, and some are not, but by chance nought."""
     plain, thought = make_trial(protocol), make_trial(protocol, OCEAN, BREAD)
-    ruled = replace(thought, injections=(RULE,), sentences=LINES, order=1, item="Norway", repeat=3, index=7)
+    ruled = structs.replace(thought, injections=(RULE,), sentences=LINES, order=1, item="Norway", repeat=3, index=7)
     return [
         Outcome(trial=plain, replies={"answer": BARE}, measures={"a": None, "b": 0.0}),
-        Outcome(trial=replace(plain, seed=2**63 - 1), replies={"answer": UNINJECTED, "repeat": BARE}),
+        Outcome(trial=structs.replace(plain, seed=2**63 - 1), replies={"answer": UNINJECTED, "repeat": BARE}),
         Outcome(trial=thought, replies={"answer": ANSWER}, measures={"a": -1.5}, propensity=0.25),
         Outcome(trial=thought, replies={"answer": STILL, "explain": ANSWER}, attempt=2),
         Outcome(trial=ruled, replies={"answer": ANSWER}),
@@ -121,6 +122,6 @@ def test_a_table_of_grades_holds_what_rows_made_one_at_a_time_hold() -> None:
 
 def test_a_table_is_of_one_block() -> None:
     trial = make_trial("injected_thought")
-    mixed = [Outcome(trial=trial), Outcome(trial=replace(trial, block="other"))]
+    mixed = [Outcome(trial=trial), Outcome(trial=structs.replace(trial, block="other"))]
     with pytest.raises(ValueError, match="one block"):
         trials_table(mixed, protocols.get(trial.protocol))

@@ -6,7 +6,6 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from sweep import protocols, words
 from sweep.engine import Receipt, Reply, Stop
@@ -200,7 +200,7 @@ def test_both_is_a_three_valued_and(answered: bool | None, came_back: bool | Non
 def test_what_a_trial_lacks_is_null_and_never_false() -> None:
     bare = Outcome(trial=trial("thought_or_text", "Bread"), replies={"answer": reply("Bread")})
     assert verdicts(bare) == {"identified": True, "chosen": None, "repeated": None, "identified_and_repeated": None}
-    assert verdicts(replace(bare, replies={"answer": reply("Bread"), "repeat": reply("x")}))["repeated"] is None
+    assert verdicts(structs.replace(bare, replies={"answer": reply("Bread"), "repeat": reply("x")}))["repeated"] is None
     read_only = {"answer": reply("", stop="none"), "repeat": reply(LINES[0])}
     prefilled = Outcome(trial=trial("prefill", "Bread", sentences=LINES[:1]), replies=read_only)
     assert verdicts(prefilled) == {"legible": None, "intended": None, "apologised": None, "repeated": True}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from msgspec import structs
 
 from analysis.load import RunError
 from analysis.readers.states import known, open_states, shards
@@ -267,7 +267,7 @@ def test_a_reading_may_keep_a_few_of_a_spans_positions() -> None:
         assert np.allclose(last, whole[-1:], atol=1e-5)
         assert all(np.allclose(each, whole, atol=1e-5) for each in all_)
         with pytest.raises(ValueError, match="no end"):
-            asyncio.run(_answer(engine, replace(call, readings=(Reading(span=Span(), keep=1),))))
+            asyncio.run(_answer(engine, structs.replace(call, readings=(Reading(span=Span(), keep=1),))))
 
 
 async def _answer(engine: Engine, call: Call) -> Reply:

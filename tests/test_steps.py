@@ -9,6 +9,7 @@ from dataclasses import replace
 from statistics import mean
 
 import pytest
+from msgspec import structs
 
 from sweep import protocols, questions
 from sweep.engine import Call, Reply
@@ -180,7 +181,7 @@ async def test_an_item_without_its_answer_among_the_options_is_an_error() -> Non
     trial = trials(OWN)[0]
     assert trial.question
     with pytest.raises(ValueError, match=trial.item):
-        await heard(replace(trial, question=replace(trial.question, options=("1", "2"))))
+        await heard(structs.replace(trial, question=replace(trial.question, options=("1", "2"))))
 
 
 # -- the fakes --------------------------------------------------------------------------------------------------------
@@ -232,6 +233,8 @@ def test_the_verdicts_lie_two_by_two() -> None:
 
 def test_the_longest_chain_makes_as_many_calls_as_the_protocol_says() -> None:
     """What `sweep plan` goes by."""
-    trial = replace(trials('protocol = "steps"\nquestions = "reasoning:control-long"\nlimit = 4\n')[0], states=True)
+    trial = structs.replace(
+        trials('protocol = "steps"\nquestions = "reasoning:control-long"\nlimit = 4\n')[0], states=True
+    )
     _, calls = asyncio.run(heard(trial))
     assert len(calls) == protocols.get("steps").calls

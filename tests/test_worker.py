@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from rich.console import Console
 
 from sweep import store
@@ -102,7 +103,7 @@ async def _words(trial: Trial, subject: Subject) -> Any:
 
 
 async def _other(trial: Trial, subject: Subject) -> Any:
-    return Outcome(trial=replace(trial, id="0" * 32))
+    return Outcome(trial=structs.replace(trial, id="0" * 32))
 
 
 @pytest.mark.parametrize("body", [_nothing, _words, _other])
@@ -206,4 +207,4 @@ def _comparable(outcome: Outcome) -> Any:
         name: reply if name == "answer" else replace(reply, receipt=Receipt(expected=0, edited=0))
         for name, reply in outcome.replies.items()
     }
-    return replace(outcome, replies=replies, measures=dict(outcome.measures))
+    return structs.replace(outcome, replies=replies, measures=dict(outcome.measures))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import structs
 
 from cluster.engines.bank import digest
 from cluster.engines.calls import Asked, Read
@@ -92,7 +93,9 @@ class Caps:
         )
         return replace(
             asked,
-            call=replace(asked.call, max_tokens=0, temperature=0.0, options=(), distribution=False, readings=()),
+            call=structs.replace(
+                asked.call, max_tokens=0, temperature=0.0, options=(), distribution=False, readings=()
+            ),
             reads=(read,),
             option_ids=(),
             floor=min(start, asked.length - 1, *(edit.start for edit in asked.edits)),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from msgspec import structs
 
 from cluster.engines.calls import Asked, Read
 from cluster.engines.vllm_reference import SCORED, WRITTEN, Probe, Reference, probes, scored, vector
@@ -191,7 +192,9 @@ def _parity(bench: Bench) -> str:
 def _drawn(bench: Bench) -> str:
     """Above temperature 0 tokens come from our seeds, not vLLM's; that all were drawn by us is the workers' count."""
     asked = bench.asked(bench.probes["plain"], tokens=2 * WRITTEN)
-    seeded = [replace(asked, call=replace(asked.call, temperature=HOT, seed=seed)) for seed in (1, 1, *range(2, 16))]
+    seeded = [
+        replace(asked, call=structs.replace(asked.call, temperature=HOT, seed=seed)) for seed in (1, 1, *range(2, 16))
+    ]
     texts = [reply.token_ids for reply, _ in bench.engine.ask(seeded)]
     if bench.exact and texts[0] != texts[1]:
         return "one seed gave two answers"

@@ -61,11 +61,22 @@ class Asker:
     def read(self, shard: Shard) -> Iterator[Verdict]:
         asked = _data()["asked"][shard.block.protocol]
         for column in shard.seen(POSITIONS, self._way.layers):
-            self._states = {seen.outcome.trial.id: _state(seen) for seen in column}
-            calls = [call for seen in column for call in self._calls(seen, asked, shard.block.template)]
+            once = {self._heard(seen): seen for seen in column}
+            self._states = {seen.outcome.trial.id: _state(seen) for seen in once.values()}
+            calls = [call for seen in once.values() for call in self._calls(seen, asked, shard.block.template)]
             replies = asyncio.run(self._answers(calls))
-            for place, seen in enumerate(column):
-                yield Verdict(seen=seen, score=_mean(replies[2 * place : 2 * place + 2]), reader=self._way.name)
+            scores = {heard: _mean(replies[2 * place : 2 * place + 2]) for place, heard in enumerate(once)}
+            for seen in column:
+                yield Verdict(seen=seen, score=scores[self._heard(seen)], reader=self._way.name)
+
+    def _heard(self, seen: Seen) -> bytes:
+        """What of a column's state reaches the answer; what is alike there is asked about once. Behind the last block
+        no later token reads the mark, and below an injection a trial's states are those without it."""
+        last = self._shape[0] - 1
+        return b"" if self._at(seen) == last else _state(seen).tobytes()
+
+    def _at(self, seen: Seen) -> int:
+        return _known(seen.layer) if self._way.at is None else self._way.at
 
     def close(self) -> None:
         self._engine.close()
@@ -79,7 +90,7 @@ class Asker:
         source = VectorFile(name=seen.outcome.trial.id, path=f"{seen.position}.{seen.layer}", sha256="")
         injection = Injection(
             direction=Direction(source=source),
-            layer=_known(seen.layer) if self._way.at is None else self._way.at,
+            layer=self._at(seen),
             strength=1.0,
             norm=self._way.norm,
             mode=self._way.mode,

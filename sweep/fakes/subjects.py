@@ -49,8 +49,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
+
+from msgspec import structs
 
 from sweep.engine import Call
 from sweep.fakes.questions import (
@@ -217,7 +219,7 @@ def options(subject: str, call: Call, hit: Hit) -> dict[str, float]:
     """Log-probabilities of the options as the first token; the same for a question whatever the seed."""
     if kind_of(call) in ("word", "sentence"):
         said = {each.casefold(): p for each, p in chances(subject, call, hit).items()}
-        still = dice(subject, replace(call, temperature=0.0))
+        still = dice(subject, structs.replace(call, temperature=0.0))
         return {each: math.log(max(said.get(_bare(each), 0.0), UNSAID)) - 1e-3 * still(each) for each in call.options}
     p = min(1 - 1e-4, max(1e-4, p_yes(subject, call, hit)))
     known = {word: p if means_yes else 1 - p for word, means_yes in meaning(call).items()}

@@ -85,11 +85,12 @@ Sight = Callable[[Answer], Verdict]  # a rule that looks at the answer alone
 def grade(outcome: Outcome) -> list[Grade]:
     """One grade for each measure of the trial's protocol."""
     answers = {name: read(outcome, name) for name in outcome.replies}
-    grades: list[Grade] = []
-    for measure in protocols.get(outcome.trial.protocol).measures:
-        verdict, reason = judge(measure, outcome, answers)
-        grades.append(Grade(trial=outcome.trial.id, measure=measure, verdict=verdict, reason=reason))
-    return grades
+    measures = protocols.get(outcome.trial.protocol).measures
+    verdicts = [judge(measure, outcome, answers) for measure in measures]
+    return [
+        Grade(trial=outcome.trial.id, measure=measure, verdict=verdict, reason=reason)
+        for measure, (verdict, reason) in zip(measures, verdicts, strict=True)
+    ]
 
 
 def read(outcome: Outcome, reply: str) -> Answer | str:
@@ -115,15 +116,20 @@ def _read(text: str) -> tuple[str | None, tuple[Claim | None, str]]:
 def judge(measure: str, outcome: Outcome, answers: Answers) -> Verdict:
     if outcome.status != "ok":
         return None, f"the row is {outcome.status}"
-    if measure in ALL_OF:
-        return _all([judge(part, outcome, answers) for part in ALL_OF[measure]])
-    if measure not in RULES:
-        return None, f"{NAME} has no rule for {measure!r}"
-    reply = READS[measure] if measure in READS else next(iter(answers), "answer")
-    if reply not in answers:
+    rule = RULES.get(measure)
+    if rule is None:
+        return _composed(measure, outcome, answers)
+    reply = READS.get(measure) or next(iter(answers), "answer")
+    answer = answers.get(reply)
+    if answer is None:
         return None, f"the row has no reply {reply!r}"
-    answer = answers[reply]
-    return (None, answer) if isinstance(answer, str) else RULES[measure](outcome, answer)
+    return (None, answer) if isinstance(answer, str) else rule(outcome, answer)
+
+
+def _composed(measure: str, outcome: Outcome, answers: Answers) -> Verdict:
+    if measure not in ALL_OF:
+        return None, f"{NAME} has no rule for {measure!r}"
+    return _all([judge(part, outcome, answers) for part in ALL_OF[measure]])
 
 
 def _all(parts: list[Verdict]) -> Verdict:

@@ -58,8 +58,9 @@ def _grades(outcome: Outcome, grader: NamedGrader, measures: Sequence[str]) -> S
 
 def verdicts(graded: Iterable[tuple[Outcome, Grade]]) -> list[Record]:
     """How many of each verdict over the trials that ended ok, by model, protocol, arm and measure."""
-    ok = ((outcome.trial, grade) for outcome, grade in graded if outcome.status == "ok")
-    counts = Counter((cell_of(trial), grade.measure, grade.verdict) for trial, grade in ok)
+    counts = Counter(
+        [(cell_of(outcome.trial), grade.measure, grade.verdict) for outcome, grade in graded if outcome.status == "ok"]
+    )
     return [
         {
             **cell_names(cell),

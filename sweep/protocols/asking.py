@@ -147,10 +147,11 @@ def sentence_span(trial: Trial, sentence: str) -> Span:
 
 def log_odds(options: Mapping[str, float], yes: str, no: str) -> float | None:
     """In nats; None where either is missing or impossible, as a difference of infinities is no number."""
-    values = options.get(yes), options.get(no)
-    if values[0] is None or values[1] is None or not all(map(math.isfinite, (values[0], values[1]))):
+    of_yes, of_no = options.get(yes), options.get(no)
+    if of_yes is None or of_no is None:
         return None
-    return values[0] - values[1]
+    difference = of_yes - of_no
+    return difference if math.isfinite(difference) else None
 
 
 def choice(options: Mapping[str, float], right: str) -> dict[str, float | None]:

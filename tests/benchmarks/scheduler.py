@@ -237,11 +237,12 @@ class Instant:
         self._fake = FakeEngine(model, lambda _: np.ones((model.layers, 16), dtype=np.float32))
         self._known: dict[tuple[str, float, int], Reply] = {}
         self._queue: list[tuple[asyncio.Future[Reply], Reply]] = []
+        self._loop = asyncio.get_running_loop()
 
     def submit(self, call: Call) -> asyncio.Future[Reply]:
         first = call.injections[0]
         key = first.direction.source.name, first.alpha, first.layer
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Reply] = self._loop.create_future()
         if key not in self._known:
             self._known[key] = self._ask(call)
         self._queue.append((future, self._known[key]))
