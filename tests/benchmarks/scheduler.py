@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import uvloop
 
 from sweep import grading, plan, protocols, rows, store, study
 from sweep.driving.pool import InProcessPool
@@ -39,7 +40,7 @@ from sweep.trial import Dose, Model, Template
 from sweep.worker import Done, Finished, Kit, Worker, group_of
 
 SHARD = 256
-LARGE = 2048  # trials of a shard where a trial takes microseconds: then what a shard costs hardly counts
+LARGE = 4096  # trials of a shard where a trial takes microseconds: then what a shard costs hardly counts
 WARM = 2 * LARGE  # trials that nothing is measured of
 SPEC = """
 name = "scheduler"
@@ -309,7 +310,8 @@ def seconds(files: Store, made: plan.Plan, trials: int, shard: int) -> float:
         await replica.run(lease_of(made, names[warm : warm + trials // shard]))
         return time.process_time() - began
 
-    return asyncio.run(go())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # which Ray's actors run on
+        return runner.run(go())
 
 
 def new_text(files: Store, made: plan.Plan) -> int:
