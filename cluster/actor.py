@@ -11,15 +11,15 @@ from typing import NoReturn
 from cluster import gpus, weights
 from cluster.kit import DEFAULT, make_worker
 from cluster.metrics import Meter
-from sweep.driving.scheduler import Lease
 from sweep.engine import EngineDead
 from sweep.grading.judge import Judge
+from sweep.lease import Done, Lease
 from sweep.place import place
 from sweep.redact import redact
 from sweep.serving import ServingFor
 from sweep.store import Store, describe
 from sweep.trial import Model
-from sweep.worker import Done, Worker
+from sweep.worker import Worker
 
 DEAD = 75  # exit code of a replica whose engine is lost: another one may fare better
 

@@ -15,8 +15,8 @@ import numpy as np
 from ray.util.metrics import Counter, Gauge
 
 from sweep.engine import Call, Engine, Reply
+from sweep.lease import Done
 from sweep.trial import Model, Template
-from sweep.worker import Done
 
 BY = ("model", "replica")
 EVERY = 1.0  # seconds between two looks at what was counted

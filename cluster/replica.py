@@ -22,13 +22,13 @@ from cluster.metrics import LOSSES
 from cluster.weights import EVERY, SILENT, Arrivals
 from sweep.block import Block
 from sweep.driving.pool import ReplicaLost
-from sweep.driving.scheduler import Lease
 from sweep.grading.judge import Judge
+from sweep.lease import Done, Lease
 from sweep.place import absolute
 from sweep.serving import ServingFor, gpus_each, leases_in_flight
 from sweep.store import Store
 from sweep.trial import Model
-from sweep.worker import Done, group_of
+from sweep.worker import group_of
 
 log = logging.getLogger("sweep.cluster")
 

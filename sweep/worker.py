@@ -16,7 +16,6 @@ from msgspec import structs
 
 from sweep import rows, states, store
 from sweep.block import Block
-from sweep.driving.scheduler import Lease
 from sweep.engine import Engine, EngineDead, EngineUnavailable, InjectionContradiction
 from sweep.grading import NamedGrader
 from sweep.grading import stage as grading
@@ -26,6 +25,7 @@ from sweep.grading.judging import judge_shard
 from sweep.grading.local import Local
 from sweep.grading.questions import Ask
 from sweep.identity import as_dosed, canonical, digest, source_digest
+from sweep.lease import Done, Finished, Lease
 from sweep.plan import Plan, load, parse_shard, trials_of
 from sweep.redact import redact
 from sweep.store import Record, Store, StoreError, failpoint
@@ -51,24 +51,6 @@ class Kit:
     protocol: Callable[[str], Protocol]
     grader: NamedGrader
     judge: Judge | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finished:
-    """A shard that is committed. The records are None where another attempt was first, or nothing was to do."""
-
-    name: str
-    record: Record | None = None
-    grades: Record | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Done:
-    """What a replica answers to a lease, about a kilobyte."""
-
-    lease: int
-    replica: str
-    shards: tuple[Finished, ...]
 
 
 def group_of(model: Model, template: Template) -> str:
@@ -320,7 +302,7 @@ async def _run_one(trial: Trial, protocol: Protocol, stream: Stream, doses: Dose
         raise
 
 
-def _settled(trial: Trial, task: asyncio.Task[Outcome], attempt: int) -> Outcome:
+def _settled(trial: Trial, task: asyncio.Task[Any], attempt: int) -> Outcome:
     error = task.exception()
     if isinstance(error, Exception) and not isinstance(error, FATAL):
         return _error(trial, f"{type(error).__name__}: {error}", attempt)

@@ -20,9 +20,9 @@ from cluster import metrics
 from cluster.metrics import BY, EXPORTED, Meter, Metered
 from sweep.engine import Call, Engine, Reply
 from sweep.fakes.engine import FakeEngine
+from sweep.lease import Done, Finished
 from sweep.store import Store
 from sweep.trial import Message, Template
-from sweep.worker import Done, Finished
 from tests.raylets import Raylets
 from tests.test_pool import opened, study, until, work
 from tests.toys import MODEL, direction

@@ -18,8 +18,8 @@ from sweep import store
 from sweep.compact import garbage
 from sweep.driving import events
 from sweep.driving.run import drive
-from sweep.driving.scheduler import Lease
 from sweep.driving.updates import Landed, Summary, Update
+from sweep.lease import Lease
 from sweep.plan import Plan
 from sweep.sole import Held, Sole
 from sweep.store import Store, StoreError

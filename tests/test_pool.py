@@ -21,10 +21,10 @@ from cluster.replica import RayPool, open_ray
 from sweep import plan
 from sweep.block import Block
 from sweep.driving.pool import NoRoom, ReplicaLost
-from sweep.driving.scheduler import Lease
+from sweep.lease import Done, Lease
 from sweep.serving import ServingFor, parse
 from sweep.store import Store, open_run, record
-from sweep.worker import Done, group_of
+from sweep.worker import group_of
 from tests.raylets import Raylets
 from tests.toys import MODEL, PROMPT, controls
 

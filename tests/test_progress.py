@@ -20,7 +20,7 @@ from sweep.driving.progress import EVERY, Progress
 from sweep.driving.replicas import GONE, LINES, Replicas
 from sweep.driving.speed import Speed, clock, eta
 from sweep.driving.updates import Kind, Landed, Seat, Standing, Started, Trouble
-from sweep.worker import Finished
+from sweep.lease import Finished
 
 FREE = Bill(hours=0.0, elsewhere=0.0, gpus=False, price=None)
 

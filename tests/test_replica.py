@@ -27,7 +27,7 @@ from cluster.actor import DEAD
 from cluster.crew import REASON, Crew, Seated, died, reason
 from cluster.replica import RayPool
 from sweep.driving.pool import ReplicaLost
-from sweep.driving.scheduler import Lease
+from sweep.lease import Lease
 from sweep.store import Store, committed
 from tests.test_arrivals import HUB
 

@@ -27,13 +27,13 @@ from sweep.driving.pace import Timing
 from sweep.driving.pool import InProcessPool, ReplicaLost
 from sweep.driving.progress import silent
 from sweep.driving.run import drive
-from sweep.driving.scheduler import Lease
 from sweep.driving.updates import Landed, Started, Summary, Trouble, Update
 from sweep.engine import EngineDead, EngineUnavailable, InjectionContradiction
 from sweep.grading import RULES
+from sweep.lease import Done, Lease
 from sweep.plan import Plan, add, halves_of, in_order, load, retry
 from sweep.store import Damaged, Missing, Store, StoreError
-from sweep.worker import Done, Worker
+from sweep.worker import Worker
 from tests import toys
 from tests.toys import ToyEngine, assert_every_trial_once, block, controls, kit, new_run, pool, run, table
 

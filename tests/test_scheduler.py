@@ -22,7 +22,8 @@ from hypothesis.stateful import (
 from sweep.driving.blame import HOPELESS, SUSPECT, Blame, Budgets, Charge, Spent
 from sweep.driving.pace import Pace, Timing
 from sweep.driving.run import shared
-from sweep.driving.scheduler import Lease, RunFailed, Scheduler, Shard
+from sweep.driving.scheduler import RunFailed, Scheduler, Shard
+from sweep.lease import Lease
 from sweep.plan import halves_of
 
 

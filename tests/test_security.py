@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from cluster.connection import connect, disconnect
 from sweep.__main__ import main
 from sweep.driving.events import EventLog
-from sweep.driving.scheduler import Lease
+from sweep.lease import Lease
 from sweep.models import ModelRequest, identify
 from sweep.redact import redact, redacted
 from sweep.spec import ModelTable, SpecError, decode

@@ -23,11 +23,11 @@ from sweep.driving.events import EventLog, Sign
 from sweep.driving.leasing import Limits
 from sweep.driving.pool import InProcessPool
 from sweep.driving.run import drive
-from sweep.driving.scheduler import Lease
 from sweep.driving.updates import Standing, Summary, Update
 from sweep.grading import RULES
+from sweep.lease import Done, Lease
 from sweep.store import Record, Store
-from sweep.worker import Done, Worker
+from sweep.worker import Worker
 from tests.toys import assert_every_trial_once, controls, kit, new_run
 
 SPEC = """

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from sweep.driving.blame import OWN, Charge, Spent
-from sweep.driving.scheduler import Lease, Stage
+from sweep.lease import Lease, Stage
 from sweep.redact import redact
 from sweep.store import Store
 

@@ -15,14 +15,14 @@ from sweep.driving.cost import Account, Price
 from sweep.driving.events import CHARGES, EventLog, Failure
 from sweep.driving.pace import Timing
 from sweep.driving.pool import Pool, ReplicaLost
-from sweep.driving.scheduler import Lease, RunFailed, Scheduler, Stage
+from sweep.driving.scheduler import RunFailed, Scheduler
 from sweep.driving.standing import sign, standing
 from sweep.driving.stopping import Stop
 from sweep.driving.updates import Kind, Landed, OnProgress, Trouble
 from sweep.engine import EngineDead, EngineUnavailable, InjectionContradiction
+from sweep.lease import Done, Finished, Lease, Stage
 from sweep.redact import redact
 from sweep.store import Store, StoreError
-from sweep.worker import Done, Finished
 
 TICK = 1.0  # seconds at most between two looks at the events to be written, the clock and the signals
 LOOK = 20.0  # times what a look at the commit records takes, until the next one

@@ -7,8 +7,9 @@ import typing
 from collections.abc import Collection, Sequence
 
 from sweep.driving.blame import OWN
-from sweep.driving.scheduler import IN_FLIGHT, Lease
-from sweep.worker import Done, Worker
+from sweep.driving.scheduler import IN_FLIGHT
+from sweep.lease import Done, Lease
+from sweep.worker import Worker
 
 
 class ReplicaLost(RuntimeError):

@@ -23,7 +23,7 @@ from sweep.driving.events import EventLog
 from sweep.driving.leasing import Broke, Cancelled, Context, Leasing, Limits, Stopped
 from sweep.driving.pace import Pace
 from sweep.driving.pool import Pool
-from sweep.driving.scheduler import RunFailed, Scheduler, Shard, Stage
+from sweep.driving.scheduler import RunFailed, Scheduler, Shard
 from sweep.driving.splits import leaves
 from sweep.driving.stopping import Stop, signals
 from sweep.driving.tally import tally
@@ -31,6 +31,7 @@ from sweep.driving.updates import OnProgress, Started, Summary
 from sweep.driving.waiting import Line
 from sweep.grading import RULES
 from sweep.grading.judge import Judge
+from sweep.lease import Stage
 from sweep.names import Groups
 from sweep.plan import in_order, is_half, parse_shard, size_of
 from sweep.redact import redact

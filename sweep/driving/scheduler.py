@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from sweep.driving.blame import HOPELESS, Blame, Budgets, Charge, Spent
 from sweep.driving.pace import Pace
 from sweep.driving.waiting import Waiting
+from sweep.lease import Lease, Stage
 
-Stage = Literal["directions", "doses", "trials", "grades"]
 IN_FLIGHT = 2  # leases at a replica, so that it never drains between two
 
 
@@ -33,20 +32,6 @@ class Shard:
     name: str
     group: str
     half: bool = False  # of one whose budget was spent
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lease:
-    """What a replica is to do next: the only thing that is sent to it. Its shards are done in this order."""
-
-    id: int
-    stage: Stage
-    driver: str
-    replica: str
-    group: str
-    shards: tuple[str, ...]
-    attempts: tuple[int, ...]  # of each shard: how often it was leased before
-    give_up: str | None = None  # do not run it: its one trial ends in an error, for this reason
 
 
 @dataclass(kw_only=True)

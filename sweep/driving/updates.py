@@ -8,9 +8,8 @@ from typing import Literal
 
 from sweep.driving.cost import Bill
 from sweep.driving.events import Failure
-from sweep.driving.scheduler import Stage
+from sweep.lease import Finished, Stage
 from sweep.store import Record
-from sweep.worker import Finished
 
 Kind = Failure | Literal["split"]
 

@@ -22,10 +22,9 @@ from sweep.driving.pace import Timing
 from sweep.driving.pool import InProcessPool
 from sweep.driving.progress import silent
 from sweep.driving.run import drive
-from sweep.driving.scheduler import Lease
 from sweep.grading import RULES
+from sweep.lease import Done, Finished, Lease
 from sweep.store import Store
-from sweep.worker import Done, Finished
 from tests.benchmarks.scheduler import SHARD, planned
 
 CELL = {"model": "m", "protocol": "injected_thought", "arm": "concept"}

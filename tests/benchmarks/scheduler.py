@@ -30,14 +30,15 @@ import uvloop
 from sweep import grading, plan, protocols, rows, store, study
 from sweep.driving.pool import InProcessPool
 from sweep.driving.run import drive
-from sweep.driving.scheduler import Lease, Scheduler, Shard
+from sweep.driving.scheduler import Scheduler, Shard
 from sweep.driving.updates import Started, Update
 from sweep.engine import Call, Reply
 from sweep.fakes.engine import FakeEngine
 from sweep.grading import rules, stage
+from sweep.lease import Done, Finished, Lease
 from sweep.store import Store
 from sweep.trial import Dose, Model, Template
-from sweep.worker import Done, Finished, Kit, Worker, group_of
+from sweep.worker import Kit, Worker, group_of
 
 SHARD = 256
 LARGE = 4096  # trials of a shard where a trial takes microseconds: then what a shard costs hardly counts
