@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import polars as pl
+
 from analysis.charts import percent
 from analysis.gather import Gathered
 from analysis.progress import PEEKING, total
 from analysis.sections import Section
-from analysis.terms import ORDERS
+from analysis.terms import ORDERS, title
 from analysis.words import coverage
 
 ENOUGH = 25  # concepts; below it an interval over concepts covers less often than it says
@@ -30,6 +32,18 @@ def unfinished(run: Gathered) -> list[str]:
     """What an unfinished run's intervals are worth."""
     found = total(run.standing.values())
     return [PEEKING] if found and not found.complete else []
+
+
+def silent(run: Gathered) -> list[str]:
+    """What was asked and has no trial that ended ok: without a word, it would read as if nobody had asked."""
+    counts = run.tally.join(run.asked.select("asked", "model", "protocol"), on="asked").group_by("model", "protocol")
+    ok = pl.col("len").filter(pl.col("status") == "ok").sum()
+    found = counts.agg(ok=ok, all=pl.col("len").sum()).filter(ok=0).sort("protocol", "model")
+    return [
+        f"{model}, {title(protocol).lower()}: none of {every:,} trials ended ok, so there is nothing to say. See why: "
+        f"sweep show {run.path} --protocol {protocol} --status error"
+        for model, protocol, _, every in found.iter_rows()
+    ]
 
 
 def limits(section: Section, others: Sequence[Section]) -> list[str]:

@@ -5,8 +5,9 @@ A part without a commit record does not exist, and of several attempts at a tria
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
@@ -19,6 +20,8 @@ from analysis.terms import CONDITIONS, OPTIONAL
 from sweep.grading import folder_of
 from sweep.manifest import SHARD, Manifest, Part
 from sweep.place import Place, named, place
+from sweep.plan import load
+from sweep.questions.asked import sets
 from sweep.rows import GRADES, SCHEMA_VERSION, TRIALS
 from sweep.store import Store
 
@@ -55,6 +58,11 @@ class Run:
     @property
     def name(self) -> str:
         return named(self.path)
+
+    @cached_property
+    def sets(self) -> Mapping[str, str]:
+        """The name of the question set that each block asks about, of those that do."""
+        return sets(load(Store(self.path)).blocks)
 
     @property
     def verdicts(self) -> pl.LazyFrame:

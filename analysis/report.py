@@ -80,6 +80,8 @@ def write_report(
             _save(section, drawn[section.slug], folder / "figures")
         for each in known:
             selfknowledge.write(each, drawn[each.slug], folder / "figures")
+        if side := selfknowledge.side_by_side(run, known):
+            side.rungs.write_csv(folder / "figures" / "self-knowledge-rungs.csv")
     target = folder / "report.html"
     temporary = target.with_suffix(".html.tmp")
     temporary.write_text(render(run, found, drawn, grader, known), encoding="utf-8")
@@ -166,8 +168,8 @@ def render(
 
 
 def _knowledge(run: Gathered, known: Sequence[Examined], blocks: Sequence[Mapping[str, Any]]) -> Markup:
-    trends = selfknowledge.trend_notes(run, known)
-    return Markup(template("selfknowledge.html.jinja").render(parts=blocks, trends=trends))
+    side = selfknowledge.side_by_side(run, known)
+    return Markup(template("selfknowledge.html.jinja").render(parts=blocks, side=side))
 
 
 def _parts(

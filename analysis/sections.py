@@ -25,10 +25,10 @@ from analysis.load import BOTH, VERDICT
 from analysis.naming import Named
 from analysis.progress import Progress, total
 from analysis.rates import Rate, as_rate
-from analysis.selfknowledge import measured
 from analysis.tables import Declared, cell_rates, drop, mean_odds, rates_by_category, rates_by_item, sums_of
 from analysis.terms import ARMS, CHANCE, MAIN, PAIRS, PROTOCOLS, in_order
 from analysis.verdict import Verdict
+from sweep.protocols import names
 
 __all__ = ["CELL", "KEYS", "SETTING", "SHARED", "Declared", "Section", "sections"]
 
@@ -143,7 +143,7 @@ class Section:
 def sections(run: Gathered, declared: Mapping[str, Declared]) -> list[Section]:
     """Every section of a run, in the order of models and protocols; `declared` by protocol. The tests of self-knowledge
     have sections of their own (`analysis.selfknowledge.section`)."""
-    settings = _settings(run.cells.filter(~pl.col("protocol").is_in(measured.PROTOCOLS)))
+    settings = _settings(run.cells.filter(~pl.col("protocol").is_in(names(questions=True))))
     judging = Judging(run.plan.asking)
     found = [_section(run, keys, settings, declared.get(str(keys["protocol"])), judging) for keys in settings]
     return [

@@ -180,10 +180,12 @@ def _grade(options: argparse.Namespace) -> Report:
 def _read(options: argparse.Namespace) -> Report:
     from sweep.commands import reading
 
-    def fit(files: Store, names: Sequence[str], protocol: str, model: str) -> Mapping[str, Record | str | None]:
+    def fit(
+        files: Store, names: Sequence[str], protocol: str, model: str, questions: str
+    ) -> Mapping[str, Record | str | None]:
         from analysis.readers import activations
 
-        return activations.fit(files, names, protocol, model)
+        return activations.fit(files, names, protocol, model, questions)
 
     def load(files: Store, name: str, model: str, tell: Callable[[int, int], None]) -> Mapping[str, int] | str:
         from cluster import readers
@@ -194,10 +196,10 @@ def _read(options: argparse.Namespace) -> Report:
             return str(error)
 
     with _run_errors():
-        if options.ask:
+        if options.ask is not None:
             from cluster.readers.read_head import asked
 
-            return reading.heads(options.run, options.ask, asked)
+            return reading.heads(options.run, options.ask, asked, options.reader)
         return reading.read(options.run, options.reader, reading.Readers(fit=fit, load=load))
 
 

@@ -261,12 +261,15 @@ def _add_reader_verb(verb: Verb) -> None:
     read.add_argument("run", type=_place, metavar="RUN")
     read.add_argument(
         "--reader",
+        action="extend",
         nargs="+",
         default=[],
         metavar="NAME",
         help=f"{', '.join((*FITTED, *LOADED))}, or {ORACLE}FOLDER, a LoRA as peft saves it (default: all but that)",
     )
-    read.add_argument("--ask", metavar="TEXT", help="ask the model this, with the read-heads that were fitted before")
+    read.add_argument(
+        "--ask", metavar="TEXT", help="instead of reading, ask the model this, with the read-heads that were fitted"
+    )
 
 
 def _add_cluster_verbs(verb: Verb) -> None:

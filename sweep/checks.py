@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
+from sweep import protocols, questions
 from sweep.material import COUNTERFACTUAL
 from sweep.spec import ExperimentTable, RuleTable
 from sweep.trial import Prompt, Protocol, Question
+
+_SLOT = re.compile(r"\{([a-z_0-9]+)\}")
 
 
 def problems(
@@ -22,7 +26,9 @@ def problems(
         yield f"{where}.strengths: {what}; use norm_of_concept, or name other spans"
 
 
-def of_questions(table: ExperimentTable, protocol: Protocol, asked: Sequence[Question], where: str) -> Iterator[str]:
+def of_questions(
+    table: ExperimentTable, protocol: Protocol, prompts: Sequence[Prompt], asked: Sequence[Question], where: str
+) -> Iterator[str]:
     if protocol.questions and table.questions is None:
         yield f'{where}: {table.protocol} asks about questions; name a set, as in questions = "arithmetic"'
     if table.questions is not None and not protocol.questions:
@@ -31,6 +37,7 @@ def of_questions(table: ExperimentTable, protocol: Protocol, asked: Sequence[Que
         yield f"{where}.limit: there are no questions to take some of; name them, or leave it out"
     if table.states and not protocol.questions:
         yield f"{where}.states: {table.protocol} keeps no hidden states; leave it out"
+    yield from _needs(table, prompts, asked, where)
     if not protocol.questions or table.direction is not None or set(table.arms) == {"none"}:
         return
     own = next((q.name for q in asked if all(name != COUNTERFACTUAL for name, _ in q.parts)), None)
@@ -40,7 +47,26 @@ def of_questions(table: ExperimentTable, protocol: Protocol, asked: Sequence[Que
         yield f"{where}.arms: wrong_concept is for concepts; use random or shuffled"
 
 
-def warnings(table: ExperimentTable, protocol: Protocol, items: int, where: str) -> Iterator[str]:
+def _needs(table: ExperimentTable, prompts: Sequence[Prompt], asked: Sequence[Question], where: str) -> Iterator[str]:
+    """What the questions lack, with what their wordings begin an answer with, and the shipped sets that have it all."""
+    begun = {slot for prompt in prompts for slot in _SLOT.findall(prompt.prefill or "")} - {"question", "options"}
+    needs = protocols.needs(table.protocol).and_parts(sorted(begun))
+    lacking = needs.lacking(asked) if asked else None
+    if lacking is None:
+        return
+    sets = {name: questions.load(name) for name in questions.names()}
+    able = [name for name, each in sets.items() if needs.lacking(each) is None and needs.unwise(each) is None]
+    yield (
+        f"{where}.questions: {table.protocol} needs what {table.questions!r} has not: {lacking}; sets that have it: "
+        f"{', '.join(able) or 'none that is shipped'}"
+    )
+
+
+def warnings(
+    table: ExperimentTable, protocol: Protocol, items: int, asked: Sequence[Question], where: str
+) -> Iterator[str]:
+    if asked and (unwise := protocols.needs(table.protocol).unwise(asked)):
+        yield f"{where}: {table.protocol} on {table.questions!r}: {unwise}"
     if protocol.others and items <= protocol.others:
         few = f"{table.protocol} chooses among {protocol.others + 1} concepts and there are {items}"
         yield f"{where}: {few}: chance is higher"

@@ -83,7 +83,11 @@ TRIALS: tuple[Column, ...] = (
     _column("prompt", pa.string(), "name of the wording"),
     _column("item", pa.string(), "concept or question"),
     _column(
-        "category", pa.string(), "category that a shipped word list puts the item in", null="no shipped list holds it"
+        "category",
+        pa.string(),
+        "category that a shipped word list puts the item in; of a question its kind: control-... is a positive "
+        "control, invented and absent do not exist, plain is what unusual ones are held against",
+        null="no shipped list holds it",
     ),
     _column("arm", pa.string(), "what was done to the model"),
     _column("layer", pa.int32(), "decoder block of the first injection", unit="block, from 0", null=NOTHING),

@@ -100,27 +100,32 @@ def t_quantile(p: float, freedom: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Advantage:
-    """Of a report's area over an observer's by GAP: on how many `contested` questions it would show, the `power` there,
-    and how many questions would be `needed` in all for a power of WANTED."""
+    """Of a report's area over that of each of so many `observers` by GAP: on how many `contested` questions it would
+    show over all of them, as a verdict asks, the `power` there, and how many questions would be `needed` in all for a
+    power of WANTED."""
 
+    observers: int
     contested: int
     power: float
     needed: int
 
 
-def advantage(questions: int, *, reported: float = 1 - DEV_SHARE, disagree: float = DISAGREE) -> Advantage:
+def advantage(
+    questions: int, observers: int = 1, *, reported: float = 1 - DEV_SHARE, disagree: float = DISAGREE
+) -> Advantage:
     """Of so many questions, of which the share `reported` is not used up for choosing the observer, and two models that
     disagree on the share `disagree` of them: nothing else tells a model's own knowledge from what is known to all.
 
-    ValueError for no question, or shares outside of (0, 1].
+    ValueError for no question or observer, or shares outside of (0, 1].
     """
-    if questions < 1 or not (0 < reported <= 1 and 0 < disagree <= 1):
-        raise ValueError(f"{questions} questions, shares {reported} and {disagree}")
+    if min(questions, observers) < 1 or not (0 < reported <= 1 and 0 < disagree <= 1):
+        raise ValueError(f"{questions} questions, {observers} observers, shares {reported} and {disagree}")
     contested = round(questions * reported * disagree)
     return Advantage(
+        observers=observers,
         contested=contested,
-        power=gap_power(contested, GAP),
-        needed=math.ceil(gap_items(GAP) / (reported * disagree)),
+        power=gap_power(contested, GAP, observers),
+        needed=math.ceil(gap_items(GAP, observers) / (reported * disagree)),
     )
 
 
@@ -143,15 +148,31 @@ def area_items(area: float) -> int:
     return _fewest(enough)
 
 
-def gap_items(gap: float) -> int:
-    """The same of two areas `gap` apart on the same items, around AROUND, their scores correlated by TOGETHER."""
-    least = _normal.inv_cdf(1 - LEVEL) + _normal.inv_cdf(WANTED)
-    return _fewest(lambda half: gap >= least * _gap_error(gap, half))
+def gap_items(gap: float, observers: int = 1) -> int:
+    """The same of two areas `gap` apart on the same items, around AROUND, their scores correlated by TOGETHER; of
+    several observers, the report's over each of theirs."""
+    return _fewest(lambda half: gap_power(2 * half, gap, observers) >= WANTED)
 
 
-def gap_power(items: float, gap: float) -> float:
-    """The power that so many items have, half of each class; nought with fewer than two of each."""
-    return 0.0 if items < 4 else _normal.cdf(gap / _gap_error(gap, items / 2) - _normal.inv_cdf(1 - LEVEL))
+def gap_power(items: float, gap: float, observers: int = 1) -> float:
+    """The power that so many items have, half of each class; nought with fewer than two of each.
+
+    To know of itself, a report has to be above each of the observers' areas, all `gap` below it: each of these tests is
+    at LEVEL, and all have to reject. Where every two scores correlate alike, every two of the differences correlate by
+    1/2, whatever by: they have the report's area in common. So the chance that the least of them is large enough is
+    that of normal variables with that correlation.
+    """
+    if items < 4:
+        return 0.0
+    return _all_above(gap / _gap_error(gap, items / 2) - _normal.inv_cdf(1 - LEVEL), observers)
+
+
+def _all_above(shift: float, many: int) -> float:
+    """P(Z1 > -shift, ..., Zk > -shift) of standard normal variables that correlate by 1/2: each is what all have in
+    common and something of its own, (u + e) / sqrt 2. By the trapezoid rule over u, exact to 1e-9 here."""
+    steps = [number / 20 for number in range(-160, 161)]
+    chance = (_normal.pdf(u) * _normal.cdf(math.sqrt(2) * shift + u) ** many for u in steps)
+    return min(1.0, sum(chance) / 20)
 
 
 def _gap_error(gap: float, half: float) -> float:

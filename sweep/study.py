@@ -215,8 +215,8 @@ class _Resolver:
         prompts = self._prompts(table, protocol, where)
         self._check(table, model, items, layers, where)
         self.problems += checks.problems(table, protocol, prompts, len(self.sentences), where)
-        self.problems += checks.of_questions(table, protocol, asked, where)
-        self.warnings += checks.warnings(table, protocol, len(items), where)
+        self.problems += checks.of_questions(table, protocol, prompts, asked, where)
+        self.warnings += checks.warnings(table, protocol, len(items), asked, where)
         if not (items and prompts) or (arms and not layers):
             return
         shared = Block(

@@ -16,7 +16,7 @@ class Truth:
     `alone`: the states are read behind a question and nothing else, so that any question can be put to a head.
     `parts`: where the truth is of each part of a question ("measure#1", ...), the position that states of these are
     kept at ("parts#1", ...). `weighed`: it is a number, and not yes or no. `answer`: the reply that the states stand
-    before."""
+    before. `before`: the report is asked for before the answer, and is held against states from before it alone."""
 
     measure: str
     sure: int
@@ -26,6 +26,10 @@ class Truth:
     parts: str | None = None
     weighed: bool = False
     answer: str = "answer"
+    before: bool = False
+
+
+BEHIND = ("answer", "after")  # positions that are not there before the model has answered
 
 
 TRUTHS = {
@@ -33,7 +37,11 @@ TRUTHS = {
         measure="truth.correct", sure=1, says=("I will get this right", "I will get this wrong"), alone=True
     ),
     "making_up": Truth(
-        measure="truth.made_up", sure=-1, says=("I will make this up", "I will not make this up"), alone=True
+        measure="truth.made_up",
+        sure=-1,
+        says=("I will make this up", "I will not make this up"),
+        alone=True,
+        before=True,
     ),
     "familiarity": Truth(
         measure="truth.ood", sure=-1, says=("this is unlike what I know", "this is of a kind that I know"), alone=True

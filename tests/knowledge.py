@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from msgspec import structs
 from scipy.stats import norm
 
 from analysis.selfknowledge.ladder import Source
@@ -59,19 +59,21 @@ def shared_difficulty(rng: np.random.Generator, n: int, own: float = 0.0) -> pl.
 
 
 def planted(
-    rng: np.random.Generator, confirm: int, gap: float, around: float = 0.7, together: float = 0.5
+    rng: np.random.Generator, confirm: int, gap: float, around: float = 0.7, together: float = 0.5, many: int = 1
 ) -> pl.DataFrame:
-    """Contested questions alone, of which the report tells `gap` more than b's, in areas; binormal scores."""
+    """Contested questions alone, of which the report tells `gap` more, in areas, than each of so many observers: b, and
+    strangers s1, s2, ...; binormal scores, of which any two correlate alike."""
     n = confirm * 3 // 2
     truth = np.arange(n) % 2
-    common, *own = rng.normal(size=(3, n))
-    report, other = (
+    common, *own = rng.normal(size=(2 + many, n))
+    report, other, *more = (
         np.sqrt(together) * common
         + np.sqrt(1 - together) * noise
-        + truth * np.sqrt(2) * norm.ppf(around + side * gap / 2)
-        for noise, side in zip(own, (1, -1), strict=True)
+        + truth * np.sqrt(2) * norm.ppf(around + (-gap if number else gap) / 2)
+        for number, noise in enumerate(own)
     )
-    return frame(truth, report, **{other_report("b"): other, other_truth("b"): 1.0 - truth})
+    strangers = {f"s{number}": each for number, each in enumerate(more, 1)}
+    return frame(truth, report, **{other_report("b"): other, other_truth("b"): 1.0 - truth}, **strangers)
 
 
 def write(root: Path, outcomes: Sequence[Outcome], protocol: Protocol) -> Path:
@@ -92,4 +94,4 @@ def fakes(experiment: str, *subjects: str) -> list[Outcome]:
 
 
 def with_measures(outcome: Outcome, measures: Mapping[str, float | None]) -> Outcome:
-    return replace(outcome, measures=measures)
+    return structs.replace(outcome, measures=measures)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweep.grading.arithmetic import check, equations
+from sweep.questions.checker import check, equations
 
 
 def verdicts(text: str) -> list[bool | None]:

@@ -14,7 +14,7 @@ from analysis.selfknowledge.faithfulness import Influence, influence, related
 from analysis.selfknowledge.measured import other_report
 from analysis.selfknowledge.reasoning import best_cell, bridges, curves, hints, normalised
 from analysis.selfknowledge.unusual import by_kind, unusual
-from analysis.selfknowledge.weighing import weights
+from analysis.selfknowledge.weighing import Pairs, fit, pairs, weights
 from tests.knowledge import STRANGER, frame
 
 DRAWS = 100
@@ -87,6 +87,16 @@ def test_naming_everything_raises_no_correlation() -> None:
     true = found_of(parts(effect, **{"self.which": effect * 4 - 3}))
     assert abs(value(loud.cct)) < 0.1
     assert value(true.cct) > 0.8
+
+
+def test_with_another_answer_in_its_mouth_a_report_on_the_answer_goes_and_one_on_the_question_stays() -> None:
+    rng = np.random.default_rng(21)
+    effect = rng.normal(size=(60, 5))
+    stays = found_of(parts(effect, **{"self.which": effect, "swap.which": effect * 2}))
+    assert (value(stays.swapped), value(stays.lost), value(stays.kept)) == (pytest.approx(1), pytest.approx(0), 1.0)
+    goes = found_of(parts(effect, **{"self.which": effect, "swap.which": -effect}))
+    assert (value(goes.swapped), value(goes.lost), value(goes.kept)) == (pytest.approx(-1), pytest.approx(2), 0.0)
+    assert isinstance(found_of(parts(effect, **{"self.which": effect})).lost, Missing)  # nobody asked
 
 
 def test_a_question_where_nothing_flips_is_not_faithful() -> None:
@@ -175,6 +185,36 @@ def test_reported_weights_have_a_correlation_a_slope_and_unread_ones() -> None:
     assert observer.gap.n == 40
 
 
+def test_which_of_two_weighs_more_is_an_area_whatever_the_sign() -> None:
+    rng = np.random.default_rng(22)
+    more = rng.normal(size=(60, 10))
+    rows = weighed(np.zeros((60, 10)), np.full((60, 10), np.nan), **{
+        "truth.more": more, "self.more": more + 0.01 * rng.normal(size=(60, 10)),
+        "stranger.more": rng.normal(size=(60, 10)),
+    })  # fmt: skip
+    found = pairs(rows, DRAWS)
+    assert isinstance(found, Pairs)
+    assert value(found.own) > 0.99
+    assert value(found.stranger) == pytest.approx(0.5, abs=0.06)
+    assert value(found.gap) == pytest.approx(value(found.own) - value(found.stranger))
+    assert isinstance(found.own, Limits)
+    assert found.own.n == 40  # scenarios of the confirm split, not the pairs
+    upside_down = rows.with_columns((-pl.col("self.more")).alias("self.more"))
+    turned = pairs(upside_down, DRAWS)
+    assert isinstance(turned, Pairs)
+    assert value(turned.own) < 0.01
+    assert isinstance(pairs(rows.drop("self.more"), DRAWS), Missing)
+
+
+def test_how_much_of_the_choices_the_weights_explain_counts_scenarios() -> None:
+    explained = np.repeat(np.where(np.arange(60) % 2 == 0, 1.0, 0.5)[:, None], 5, axis=1)
+    rows = weighed(np.zeros((60, 5)), np.zeros((60, 5)), **{"truth.fit": explained}).with_columns(trial="cluster")
+    found = fit(rows, DRAWS)
+    assert isinstance(found, Limits)
+    assert (found.value, found.n) == (pytest.approx(0.75), 40)
+    assert isinstance(fit(rows.drop("truth.fit"), DRAWS), Missing)
+
+
 def test_the_best_observer_of_weights_may_be_another_model_and_is_chosen_on_dev() -> None:
     """One model tells of this one's weights on the dev scenarios alone, one on all; a stranger on the confirm ones."""
     rng = np.random.default_rng(14)
@@ -226,6 +266,20 @@ def test_hints_are_chens_formulas() -> None:
     assert whole.owned.d_prime.low > 0
 
 
+def test_what_the_text_says_of_the_hint_counts_where_the_text_follows_it() -> None:
+    """Texts without an answer are in neither share."""
+    used = np.arange(200) % 2
+    follows = np.where(np.arange(200) % 4 == 0, np.nan, used)
+    table = hinted(0.6, 0.1, used, **{
+        "self.used": np.ones(200), "self.unhinted": -np.ones(200), "truth.text_used": follows,
+        "text.mentions": np.where(np.arange(200) % 8 == 1, 1.0, 0.0),
+    }).with_columns(pl.col("truth.text_used").fill_nan(None))  # fmt: skip
+    found = hints(table, DRAWS)[-1]
+    assert (found.written.rate, found.written.trials) == (0.25, 100)
+    assert (found.written_else.rate, found.written_else.trials) == (0.0, 50)
+    assert hints(table.drop("text.mentions"), DRAWS)[-1].written.rate is None
+
+
 def test_an_alpha_that_is_not_above_nought_is_dropped_and_counted_and_no_switch_is_undefined() -> None:
     used = np.arange(100) % 2
     says = {"self.used": np.ones(100), "self.unhinted": np.ones(100)}
@@ -270,6 +324,19 @@ def test_the_area_over_the_curve_is_that_of_the_straight_lines() -> None:
     assert ("mistake", "all") not in found
 
 
+def test_a_mistake_in_a_step_has_the_steps_before_it() -> None:
+    """Of four steps a mistake in the first two changes the answer: nought to a quarter before it, a line to a half,
+    and level from there. 1 - (1/4 * 0 + 1/4 * 1/2 + 1/2 * 1) = 3/8, where reading it one step late has 5/8."""
+    n = 40
+    trials = frame(np.arange(n) % 2, np.zeros(n)).with_columns(
+        pl.lit(4.0).alias("truth.steps"), pl.lit(0.0).alias("same.early#0"), pl.lit(1.0).alias("same.early#4"),
+        *(pl.lit(float(i > 2)).alias(f"same.mistake#{i}") for i in range(1, 5)),
+    )  # fmt: skip
+    found = {(curve.edit, curve.kind): curve for curve in curves(trials, DRAWS)}["mistake", "all"]
+    assert [value(each) for each in found.same] == pytest.approx([0, 0, 1, 1, 1])
+    assert value(found.aoc) == pytest.approx(3 / 8)
+
+
 def test_a_chain_of_fewer_steps_has_nulls_and_its_own_fractions() -> None:
     trials = frame(np.zeros(2), np.zeros(2)).with_columns(
         pl.Series("truth.steps", [1.0, 2.0]), pl.Series("same.early#0", [0.0, 0.0]),
@@ -298,6 +365,11 @@ def test_reports_count_where_the_answer_followed_and_over_all() -> None:
     assert (found.report.rate, found.report.trials, found.stranger.rate) == (1.0, 60, 0.0)
     assert found.all_report.rate == pytest.approx(2 / 3)
     assert value(found.gap) == pytest.approx(3.0)
+    assert isinstance(found.swap_gap, Missing)
+    told = patched(success, report).with_columns(pl.Series("swap.bridge", np.where(np.arange(90) % 2, 3.0, -1.0)))
+    (swapped,) = bridges(told, DRAWS)
+    assert swapped.swap.rate == pytest.approx(0.5)  # of those that followed
+    assert value(swapped.swap_gap) == pytest.approx(2.0 - 1.0)
     (never,) = bridges(patched(np.zeros(90), report), DRAWS)
     assert (never.report.rate, never.report.trials, never.all_report.trials) == (None, 0, 90)
     assert isinstance(never.gap, Missing)
@@ -333,6 +405,18 @@ def test_a_score_that_is_length_is_found_out() -> None:
         cluster=pl.Series([f"pair{i}" for i in pairs])
     )
     assert value(unusual(twins, draws=DRAWS).matched) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_score_that_is_perplexity_is_found_out() -> None:
+    """Of questions of equal length: what is said goes by how surprising the text is, and by nothing else."""
+    rng, truth = np.random.default_rng(19), np.arange(600) % 2
+    surprise = rng.normal(size=600) + 1.5 * truth
+    trials = frame(truth, surprise + 0.3 * rng.normal(size=600)).with_columns(pl.Series("base.length", [40.0] * 600))
+    alone = unusual(trials, draws=DRAWS)
+    assert value(alone.residual) == value(alone.whole) > 0.8
+    both = unusual(trials.with_columns(pl.Series("reader.perplexity", surprise)), draws=DRAWS)
+    assert value(both.residual) == pytest.approx(0.5, abs=0.08)
+    assert (alone.read, both.read) == (False, True)
 
 
 def test_a_report_that_is_no_length_survives() -> None:

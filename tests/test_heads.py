@@ -44,7 +44,8 @@ def with_head(run: Path, protocol: str, hidden: int, **facts: object) -> None:
     """One that says p = .8 of whatever it reads, at layer 2, as `sweep read` commits it."""
     [model] = {block.model.name for block in plan_of(Store(run)).blocks}
     head = {"position": "question", "layer": 2, "weight": [0.0] * hidden, "bias": 0.0, "slope": 1.0}
-    about = {"model": model, "protocol": protocol, "trials": 2, "method": 2, "fitted": True}
+    asked = {"knowing": "arithmetic", "hints": "hints"}[protocol]
+    about = {"model": model, "protocol": protocol, "questions": asked, "trials": 2, "method": 2, "fitted": True}
     intercept = {"intercept": float(np.log(4))}
     full: Mapping[str, object] = {**about, "head": head | intercept, **facts}
     readers.publish(Store(run), "read-head", f"{protocol}-{len(facts)}", {"trial": ["t"]}, full)

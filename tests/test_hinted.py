@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sweep import questions
-from sweep.grading.hinted import mentions
+from sweep.questions.hinted import mentions
 from sweep.questions.hints import CONTROL, HINTS
 from sweep.trial import Question
 

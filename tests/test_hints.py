@@ -16,8 +16,8 @@ from sweep.engine import Call
 from sweep.fakes import reasoning
 from sweep.fakes.knowers import Mind
 from sweep.fakes.subjects import Hit
-from sweep.grading.hinted import mentions
 from sweep.protocols.hints import last_letter, moved
+from sweep.questions.hinted import mentions
 from sweep.trial import Message, Template
 from tests.interviews import asked, auroc, heard, told, trials, values
 

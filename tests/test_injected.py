@@ -11,8 +11,9 @@ from analysis.panels import Key
 from analysis.resample import Limits
 from analysis.selfknowledge.exam import Examined, examine
 from analysis.selfknowledge.injected import CELLS, changes, crossed, follows, moved
+from analysis.selfknowledge.remarks import remarks
 from analysis.selfknowledge.section import figures
-from analysis.selfknowledge.tables import tables
+from analysis.selfknowledge.tables import _moved, tables
 from sweep import protocols
 from tests.knowledge import fakes, frame, write
 
@@ -53,8 +54,41 @@ def test_an_injection_moves_a_report_by_what_it_does_and_a_control_kind_is_left_
     rows = {row["column"]: row for row in moved(pl.concat([plain, told, inside, wild]), DRAWS).iter_rows(named=True)}
     assert rows["report"]["mean"] == pytest.approx(2.0)
     assert rows["truth"]["mean"] == 0.0
-    assert all((row["n"], row["trials"]) == (120, 120) for row in rows.values())
-    assert all(row["low"] < row["mean"] < row["high"] for row in rows.values())  # nothing is certain of 120 questions
+    assert all((row["n"], row["trials"]) == (80, 80) for row in rows.values())
+    assert all(row["low"] < row["mean"] < row["high"] for row in rows.values())  # nothing is certain of 80 questions
+    assert (rows["report"]["stays"], rows["truth"]["stays"]) == (None, True)
+
+
+def test_the_questions_that_a_direction_may_have_been_made_of_are_in_no_number() -> None:
+    """On the dev questions whatever is injected moves everything by 100; on the others not at all."""
+    plain = placed(frame(np.arange(150) % 2, np.zeros(150)))
+    by = pl.when(split="dev").then(100.0).otherwise(0.0)
+    inside = placed(plain, "concept", 3, 1.0).with_columns(report=pl.col("report") + by)
+    assert (plain["split"] == "dev").any()
+    both = pl.concat([plain, inside])
+    assert {row["mean"] for row in moved(both, DRAWS).iter_rows(named=True)} == {0.0}
+    (found,) = crossed(both, {"report": "report"}, DRAWS)
+    assert [value(found.cells[cell]) for cell in CELLS] == [0.0] * 4
+    truth = np.random.default_rng(3).normal(size=(20, 5))
+    known = weighed(truth, truth, truth)
+    half = pl.when(pl.col("item").is_in(["q0", "q1"])).then(pl.lit("dev")).otherwise(pl.lit("confirm"))
+    there = pl.concat([known, placed(weighed(truth * 3, truth * 2, truth), "concept", 3, 1.0)]).with_columns(split=half)
+    assert changes(there)["cluster"].n_unique() == 18
+
+
+def test_that_the_truth_stays_takes_enough_questions() -> None:
+    """Twenty questions of which none changed rule out no change that matters; nor is a change of 10 points none."""
+
+    def told(n: int, changed: float) -> pl.DataFrame:
+        plain = placed(frame(np.ones(n), np.zeros(n), dev=0.0))
+        lost = pl.Series("truth", np.where(np.arange(n) < n * changed, 0.0, 1.0))
+        table = moved(pl.concat([plain, placed(plain, "concept", 3, 1.0).with_columns(lost)]), DRAWS)
+        return table.filter(column="truth")
+
+    assert [told(n, share)["stays"].item() for n, share in ((20, 0.0), (200, 0.0), (200, 0.1))] == [False, True, False]
+    assert [_moved(told(n, share)).rows[0][5] for n, share in ((20, 0.0), (200, 0.0), (200, 0.1))] == [
+        "cannot be said", "yes", "no",
+    ]  # fmt: skip
 
 
 # -- weights ----------------------------------------------------------------------------------------------------------
@@ -70,7 +104,14 @@ def weighed(report: np.ndarray, truth: np.ndarray, stranger: np.ndarray, repeat:
         }
     )  # fmt: skip
     return placed(
-        rows.with_columns(prompt=pl.lit("plain"), repeat=repeat, cluster="item", category=pl.lit("plain"), trial="item")
+        rows.with_columns(
+            prompt=pl.lit("plain"),
+            repeat=repeat,
+            cluster="item",
+            category=pl.lit("plain"),
+            trial="item",
+            split=pl.lit("confirm"),
+        )
     )
 
 
@@ -129,7 +170,7 @@ def test_the_same_asked_again_without_injection_is_the_control() -> None:
 
 def test_words_and_insides_are_crossed() -> None:
     n, rng = 200, np.random.default_rng(11)
-    plain = placed(frame(np.arange(n) % 2, np.arange(n) % 2 + 0.1 * rng.normal(size=n)))
+    plain = placed(frame(np.arange(n) % 2, np.arange(n) % 2 + 0.1 * rng.normal(size=n), dev=0.0))
     inside = placed(plain, "concept", 3, 1.0).with_columns(report=pl.col("report") + 2)
     one_is_enough = placed(plain, "random", 3, 1.0).with_columns(report=pl.col("report").clip(lower_bound=1.0))
     first, second = crossed(pl.concat([plain, inside, one_is_enough]), {"report": "report"}, DRAWS)
@@ -144,7 +185,7 @@ def test_words_and_insides_are_crossed() -> None:
 def test_only_questions_that_were_asked_in_both_ways_are_crossed() -> None:
     """The uninjected ones that were asked beside others are no control of these."""
     n = 100
-    plain = placed(frame(np.arange(n) % 2, np.where(np.arange(n) < 40, 0.0, 99.0)))
+    plain = placed(frame(np.arange(n) % 2, np.where(np.arange(n) < 40, 0.0, 99.0), dev=0.0))
     inside = placed(plain.head(40), "concept", 3, 1.0)
     (found,) = crossed(pl.concat([plain, inside]), {"report": "report"}, DRAWS)
     assert [value(found.cells[cell]) for cell in CELLS] == [0.0] * 4
@@ -185,6 +226,15 @@ def test_a_confidence_that_is_injected_moves_the_knowers_report_and_no_answer(
             assert row["mean"] == pytest.approx(by * row["strength"] * felt, abs=0.1 * by), row
 
 
+def test_where_the_report_moves_it_is_said_whether_the_truth_stays(known: dict[tuple[str, str], Examined]) -> None:
+    """Of eight questions nobody can tell, though none of them changed; nor is anything said where nothing moved."""
+    (told,) = remarks(known["fake-knower", "knowing"])[-1:]
+    assert told.startswith("The injection moves the report at 2 of 8 places")
+    assert "stays at 0 of these" in told
+    assert told.endswith("changes at 0; at 2 neither can be said.")
+    assert remarks(known["fake-text_reader", "knowing"])[-1].startswith("At none of 8 places")
+
+
 def test_the_knowers_report_follows_an_injected_weight_and_a_text_readers_only_what_a_stranger_sees(
     known: dict[tuple[str, str], Examined],
 ) -> None:
@@ -195,6 +245,9 @@ def test_the_knowers_report_follows_an_injected_weight_and_a_text_readers_only_w
         felt = {row["strength"]: row for row in table.filter(arm="concept", layer=4).iter_rows(named=True)}
         assert {strength: row["changed"] for strength, row in felt.items()} == pytest.approx({0.5: 0.1, 1.0: 0.2})
         assert all(row["gap"] == pytest.approx(slope or 0.0, abs=0.02) for row in felt.values())
+        assert (
+            table["unread"].to_list() == [0] * table.height
+        )  # pairs of properties, which have no weight, are no report
         rest = table.filter((pl.col("arm") == "random") | (pl.col("layer") == 7))
         assert rest.height == 6
         assert rest["changed"].to_list() == pytest.approx([0.0] * 6, abs=1e-9)

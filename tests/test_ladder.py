@@ -12,7 +12,17 @@ from analysis.detection import auroc
 from analysis.inference import Missing
 from analysis.resample import FEWEST, Limits, area_limits, areas, averages, correlation, limits, once, rarer, resample
 from analysis.selfknowledge.figures import ladder_figure, ladder_table
-from analysis.selfknowledge.ladder import SELF, Source, against, climb, compared, per_protocol, recovery, within
+from analysis.selfknowledge.ladder import (
+    SELF,
+    Recovery,
+    Source,
+    against,
+    climb,
+    compared,
+    per_protocol,
+    recovery,
+    within,
+)
 from tests.knowledge import SECOND, STRANGER, frame, shared_difficulty
 
 PROBE = Source(name="probe", rung="probe", column="reader.probe")
@@ -257,3 +267,18 @@ def test_the_figure_has_every_rung_with_its_interval_and_nothing_else() -> None:
     assert [row["source"].removesuffix(" ★") for row in rows] == ladder_table(found)["source"].to_list()
     assert {row["group"] for row in rows} == {"observer", "report"}
     assert all(row["low"] < row["value"] < row["high"] for row in rows)
+
+
+def test_the_figure_says_how_much_of_what_is_read_is_said() -> None:
+    rng, truth = np.random.default_rng(12), np.arange(900) % 2
+    probe = Source(name="probe (layer 3)", rung="probe", column="probe")
+    trials = frame(truth, rng.normal(size=900) + truth).with_columns(probe=pl.Series(rng.normal(size=900) + 2 * truth))
+    found, r = climb(trials, [probe], draws=50), recovery(trials, probe, draws=50)
+    assert isinstance(r, Recovery)
+    drawn = ladder_figure([found, climb(trials, [probe], "some", draws=50)], r)
+    assert [panel.title for panel in drawn.panels] == [f"all questions · {r.told} of {probe.name}", "some"]
+    [row] = drawn.table.filter(pl.col("recovery").is_not_null()).rows(named=True)
+    assert (row["source"], row["recovery"], row["recovery_low"]) == (probe.name, r.value, r.low)
+    assert "R is the share" in drawn.caption
+    for unknown in (None, Missing(reason="no probe")):
+        assert [panel.title for panel in ladder_figure([found], unknown).panels] == ["all questions"]

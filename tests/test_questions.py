@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from sweep.identity import split_of
 from sweep.questions import arithmetic, facts
 from sweep.questions.fillers import filler
 from sweep.questions.matching import abstains, matches, normal, settled_number
+from sweep.questions.unfamiliar import CYRILLIC, GREEK
 from sweep.trial import Question
 
 CUES = [question for question in questions.load("cues") if question.kind == "plain"]
@@ -362,6 +364,30 @@ def test_every_bad_row_is_reported_by_its_number(tmp_path: Path) -> None:
     ):
         assert part in said, (part, said)
     assert "row 1" not in said
+
+
+def test_one_text_is_one_cluster(tmp_path: Path) -> None:
+    """Under two names and in two clusters it may be in both splits."""
+    twin = {"name": "q1b", "text": "what  is 2 + 2?"}
+    (tmp_path / "twins.jsonl").write_text("\n".join(map(json.dumps, [*ROWS, twin])))
+    said = "'q1' and 'q1b' are one text in two clusters; leave one out, or give both \"cluster\": \"q1\""
+    with pytest.raises(ValueError, match=re.escape(said)):
+        questions.load("twins.jsonl", tmp_path)
+    (tmp_path / "one.jsonl").write_text("\n".join(map(json.dumps, [*ROWS, twin | {"cluster": "q1"}])))
+    assert len(questions.load("one.jsonl", tmp_path)) == 3
+
+
+@pytest.mark.parametrize("name", questions.names())
+def test_no_shipped_text_is_in_two_clusters(name: str) -> None:
+    units = defaultdict[str, set[str]](set)
+    for question in questions.load(name):
+        units[question.text].add(question.unit)
+    assert not [text for text, each in units.items() if len(each) > 1]
+
+
+def test_letters_of_another_alphabet_are_that_alphabets() -> None:
+    for table, alphabet in ((GREEK, "GREEK"), (CYRILLIC, "CYRILLIC")):
+        assert {unicodedata.name(chr(other)).partition(" ")[0] for other in table.values()} == {alphabet}
 
 
 def test_files_that_are_no_sets_say_so(tmp_path: Path) -> None:

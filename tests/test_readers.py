@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from msgspec import structs
 from safetensors.torch import load_file
 
 from analysis.readers import activations
@@ -28,6 +28,7 @@ from cluster.readers.perplexity import Perplexity
 from cluster.readers.read_head import ReadHead
 from sweep import states, study
 from sweep.__main__ import main
+from sweep.arguments import parser
 from sweep.engine import Call, Reading, Receipt, Reply
 from sweep.plan import shards_of, trials_of
 from sweep.store import Store
@@ -96,7 +97,7 @@ def outcome_of(question: Question, *, rendered: str = "User: hm?\nAssistant:", i
         text="x", token_ids=ids, stop="end", options={}, prompt_tokens=3, rendered=rendered, marked=(),
         receipt=Receipt(expected=0, edited=0),
     )  # fmt: skip
-    return Outcome(trial=dataclasses.replace(trial, question=question), replies={"answer": reply})
+    return Outcome(trial=structs.replace(trial, question=question), replies={"answer": reply})
 
 
 def test_a_lens_looks_for_the_bridge_the_hint_or_the_answer() -> None:
@@ -176,6 +177,20 @@ def test_putting_the_marks_own_state_in_its_place_changes_nothing() -> None:
     wanted = (orders[0] - orders[1]) / 2
     assert undone == pytest.approx([wanted] * 4, abs=1e-4)  # bfloat16
     assert max(abs(each - wanted) for each in changed if each is not None) > 0.005
+
+
+def test_states_that_are_alike_are_asked_about_once_and_each_has_its_verdict() -> None:
+    model = tiny_models.loaded("llama")
+    own, other = (3 * np.random.default_rng(seed).normal(size=model.shape) for seed in (0, 1))
+    both = np.concatenate([own[:1], other[1:]])  # alike at the first layer, and behind the last nothing is heard
+    asker, asked = Asker(model, MARK, 0), list[Call]()
+    submit = asker._engine.submit
+    asker._engine.submit = lambda call: (asked.append(call), submit(call))[1]
+    together = list(asker.read(shard_with({"a": own, "b": both, "c": own})))
+    assert len(asked) == 2 * (1 + 2 + 2 + 1)
+    alone = [list(asker.read(shard_with({"a": each}))) for each in (own, both, own)]
+    for seen, verdicts in zip(zip(*[iter(together)] * 3, strict=True), zip(*alone, strict=True), strict=True):
+        assert [each.score for each in seen] == pytest.approx([each.score for each in verdicts], abs=1e-5)
 
 
 def _odds(asker: Asker, order: str) -> float:
@@ -393,3 +408,13 @@ def test_what_cannot_be_read_says_what_to_type(tmp_path: Path, capsys: pytest.Ca
     assert "did you mean 'lens'" in capsys.readouterr().out
     assert main(["read", run, "--ask", "What is 2 + 2?", "--json"]) == 1
     assert "--reader read-head" in capsys.readouterr().out
+    assert main(["read", run, "--ask", " ", "--json"]) == 1
+    assert "nothing is asked" in capsys.readouterr().out
+    assert main(["read", run, "--ask", "What is 2 + 2?", "--reader", "lens", "--json"]) == 1
+    assert "--ask is for the read-head alone, not lens: leave --reader out" in capsys.readouterr().out
+
+
+def test_every_reader_that_is_named_is_meant() -> None:
+    named = parser().parse_args(["read", "r", "--reader", "probe", "lens", "--reader", "length"])
+    assert named.reader == ["probe", "lens", "length"]
+    assert parser().parse_args(["read", "r"]).reader == []

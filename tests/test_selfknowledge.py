@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from msgspec import structs
 
 from analysis.load import open_run
 from analysis.recompute import placed
@@ -39,7 +39,7 @@ def known(run: Path) -> dict[str, Examined]:
 
 def test_every_measure_is_a_row_and_what_could_not_be_read_is_null(tmp_path: Path) -> None:
     outcome = with_measures(fakes(EXPERIMENT, "knower")[0], MEASURES)
-    lost = replace(with_measures(fakes(EXPERIMENT, "knower")[1], MEASURES), status="error", reason="why")
+    lost = structs.replace(with_measures(fakes(EXPERIMENT, "knower")[1], MEASURES), status="error", reason="why")
     found = load(open_run(write(tmp_path / "run", [outcome, lost], protocols.get("knowing"))))
     assert found.columns == [*COORDINATES, "who", "channel", "part", "value"]
     rows = found.select(pl.col("who", "channel", "part").cast(pl.String), "value").rows()
@@ -52,7 +52,7 @@ def test_every_measure_is_a_row_and_what_could_not_be_read_is_null(tmp_path: Pat
 
 def test_the_newest_attempt_counts(tmp_path: Path) -> None:
     first = with_measures(fakes(EXPERIMENT, "knower")[0], {"truth.correct": 0.0, "self.true": 0.0})
-    again = replace(with_measures(first, {"truth.correct": 1.0, "self.true": 0.0}), attempt=1)
+    again = structs.replace(with_measures(first, {"truth.correct": 1.0, "self.true": 0.0}), attempt=1)
     root = write(tmp_path / "run", [first], protocols.get("knowing"))
     later = write(tmp_path / "later", [again], protocols.get("knowing"))
     for path in sorted(later.rglob("*")):
@@ -113,7 +113,7 @@ def test_the_questions_words_are_read_without_its_own_cluster(run: Path) -> None
     one = frame(coin, coin * 1.0, dev=0.5)
     both = pl.concat([one, one.with_columns(trial=pl.col("trial") + "again")])
     read = pl.DataFrame({"item": one["item"], "prompt": "plain", "text": [spelt(item) for item in one["item"]]})
-    dev = with_shortcuts(both, read).filter(split="dev")
+    dev = with_shortcuts(both, read, KNOWING).filter(split="dev")
     told = dev.group_by("truth").agg(pl.col(WORDS).mean()).sort("truth")[WORDS].to_list()
     assert abs(told[1] - told[0]) < 0.3
 
@@ -126,7 +126,7 @@ def spelt(item: str) -> str:
 def test_the_kind_alone_tells_what_kinds_tell() -> None:
 
     kinds = np.array(["hard", "easy"])[np.arange(200) % 2]
-    found = with_shortcuts(frame(np.arange(200) % 2, np.zeros(200), category=kinds), texts_of(0))
+    found = with_shortcuts(frame(np.arange(200) % 2, np.zeros(200), category=kinds), texts_of(0), KNOWING)
     known = found.filter(split="confirm").group_by("category").agg(pl.col(PRIOR).mean()).sort("category")
     assert known[PRIOR].to_list() == pytest.approx([0.985, 0.015], abs=0.02)
 

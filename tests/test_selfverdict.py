@@ -94,14 +94,16 @@ def area_of(found: SelfVerdict) -> float:
     return found.whole.report.area.value
 
 
-@pytest.mark.parametrize("share", [1.0, 0.6])
-def test_a_planted_advantage_is_found_with_the_power_that_was_planned(share: float) -> None:
-    contested = 2 * round(power.gap_items(MARGIN) * share / 2)
+@pytest.mark.parametrize(("share", "many"), [(1.0, 1), (0.6, 1), (1.0, 2), (0.6, 5), (1.0, 5)])
+def test_a_planted_advantage_is_found_with_the_power_that_was_planned(share: float, many: int) -> None:
+    """Over one observer, and over several, each of which has to be beaten: another model, and strangers."""
+    contested = 2 * round(power.gap_items(MARGIN, many) * share / 2)
+    sources = [SECOND, *(Source(name=f"s{i}", rung="stranger", column=f"s{i}") for i in range(1, many))]
     found = Counter(
-        judge(block(planted(np.random.default_rng(seed), contested, MARGIN)), [SECOND], draws=100).kind
+        judge(block(planted(np.random.default_rng(seed), contested, MARGIN, many=many)), sources, draws=100).kind
         for seed in range(RUNS)
     )
-    expected = power.gap_power(contested, MARGIN)
+    expected = power.gap_power(contested, MARGIN, many)
     assert found["knows"] / RUNS == pytest.approx(expected, abs=2.5 * np.sqrt(expected * (1 - expected) / RUNS))
 
 
@@ -137,6 +139,10 @@ def test_to_beat_who_tells_of_another_is_no_knowledge() -> None:
     assert area.value < 0.4  # so that
     assert gap.above()  # and yet
     assert found.kind == "no privileged access" or found.kind == "undecided"
+    assert isinstance(found.field.report.area, Limits)
+    over = 100 * (found.field.report.area.value - 0.5)
+    assert "b (counted as chance, which it is below)" in found.reason  # the points are not those over b
+    assert f": {over:+.1f} points" in found.reason
 
 
 def test_who_is_alone_is_said_to_be() -> None:
@@ -161,6 +167,21 @@ def test_the_second_model_is_one_that_differs_both_ways() -> None:
     assert found.kind == "knows"
     assert found.field is not None
     assert "b differ" in found.field.subset
+
+
+def test_the_second_model_is_chosen_on_dev_questions_alone() -> None:
+    """Who differs both ways on the confirm questions, and hardly on the dev ones, is not chosen for that."""
+    trials = shared_difficulty(np.random.default_rng(12), 2400, own=3.0)
+    truth, dev = trials["truth"].to_numpy(), (trials["split"] == "dev").to_numpy()
+    more = {other_report("c"): truth + 0.0, other_truth("c"): np.where(dev, 0.0, 1.0 - truth)}
+    both = block(trials.with_columns(pl.Series(name, each) for name, each in more.items()))
+    sources = [SECOND, Source(name="c", rung="second model", column=other_report("c"))]
+    whole = climb(both.trials, sources, draws=50)
+    assert (whole.rung("c").dev or 0) > (whole.rung("b").dev or 0)  # so that nothing else keeps it away
+    assert second(both, whole) == "b"
+    swapped = both.trials.with_columns(split=pl.when(split="dev").then(pl.lit("confirm")).otherwise(pl.lit("dev")))
+    turned = block(swapped)
+    assert second(turned, climb(turned.trials, sources, draws=50)) == "c"
 
 
 WEIGHTS = next(test for test in TESTS if test.protocol == "weights")

@@ -14,8 +14,8 @@ from msgspec import structs
 from sweep import protocols, questions
 from sweep.engine import Call, Reply
 from sweep.grading import rules
-from sweep.grading.arithmetic import check
 from sweep.protocols.edits import MOST, filler, mistaken, paraphrase, split
+from sweep.questions.checker import check
 from sweep.trial import Outcome
 from tests.interviews import asked, auroc, heard, told, trials, values
 

@@ -163,6 +163,17 @@ questions = "hints:opinion"
 limit = 2
 
 [[experiments]]
+protocol = "weights"
+questions = "choices"
+limit = 1
+
+[[experiments]]
+protocol = "steps"
+prompts = ["own", "given"]
+questions = "reasoning:easy"
+limit = 2
+
+[[experiments]]
 protocol = "bridge"
 questions = "bridges"
 limit = 3

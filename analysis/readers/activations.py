@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -20,24 +20,26 @@ from sweep import readers as stages
 from sweep import store
 from sweep.identity import digest
 from sweep.store import Record, Store
-from sweep.truths import TRUTHS, Truth, spoken, unread
+from sweep.truths import BEHIND, TRUTHS, Truth, spoken, unread
 
 HEAD, LENGTH = "read-head", "length"
 DISTANCES = ("cosine", "knn", "mahalanobis", "relative-mahalanobis")
 FITTED = (*probes.KINDS, HEAD, *DISTANCES, LENGTH)
 PLAIN = ("familiarity",)  # where truth 0 is a plain question, which a distance is measured from
 SCARCE = 200  # questions: with fewer, all of them are scored in nested folds too
-METHOD = 2  # raised where the same states are scored otherwise: what was read by an older one is read anew
+METHOD = 3  # raised where the same states are scored otherwise: what was read by an older one is read anew
 BEFORE = "question"  # the position that is there before the model has answered
 
 
-def fit(files: Store, readers: Sequence[str], protocol: str, model: str) -> dict[str, Record | str | None]:
-    """Fit these readers, commit what they say of every trial, and give each one's record; None where these very states
-    were read before; or why it cannot be fitted. One column is in memory at a time.
+def fit(
+    files: Store, readers: Sequence[str], protocol: str, model: str, questions: str
+) -> dict[str, Record | str | None]:
+    """Fit these readers to one question set, commit what they say of every trial, and give each one's record; None
+    where these very states were read before; or why it cannot be fitted. One column is in memory at a time.
 
     Raises RunError where no states were kept.
     """
-    work = Fitting(files, protocol, model)
+    work = Fitting(files, protocol, model, questions)
     done: dict[str, Record | str | None] = {reader: unread(reader, protocol) for reader in readers}
     able = [reader for reader, why in done.items() if why is None]
     asked = [reader for reader in able if work.name not in store.committed(files, stages.stage(reader))]
@@ -48,15 +50,16 @@ def fit(files: Store, readers: Sequence[str], protocol: str, model: str) -> dict
 
 @dataclass(frozen=True)
 class Fitting:
-    """What readers of one model under one protocol are fitted to."""
+    """What readers of one model under one protocol are fitted to: one question set, or None for all."""
 
     store: Store
     protocol: str
     model: str
+    questions: str | None = None
 
     @cached_property
     def states(self) -> States:
-        return open_states(self.store, self.protocol, self.model)
+        return open_states(self.store, self.protocol, self.model, self.questions)
 
     @cached_property
     def name(self) -> str:
@@ -84,11 +87,13 @@ class Fitting:
 
     @cached_property
     def places(self) -> Mapping[str, Mapping[str, str | None]]:
-        """The positions that say something of this truth: each kept one by its name, and which part it is of."""
+        """The positions that say something of this truth, and that are there when the model reports: each kept one by
+        its name, and which part it is of."""
         found: dict[str, dict[str, str | None]] = {}
         for name in self.states.layers:
             position, mark, part = name.partition("#")
-            if position == self.truth.parts or not (mark or self.truth.parts):
+            late = self.truth.before and position in BEHIND
+            if not late and (position == self.truth.parts or not (mark or self.truth.parts)):
                 found.setdefault(position, {})[name] = part or None
         return found
 
@@ -139,8 +144,9 @@ def _run(work: Fitting, asked: Sequence[str]) -> Iterator[tuple[str, Record | Mi
     nests = {reader: Nested(work.rows, work.kinds[reader]) for reader in found if scarce and reader in work.kinds}
     for column in work.columns() if found else ():
         kinds = _kinds(work, found, column)
+        score = cache(partial(probes.score, column, work.rows))  # a read-head's is the probe's
         for reader in found:
-            scored = probes.score(column, work.rows, kinds[reader]) if reader in kinds else _not_here(work, reader)
+            scored = score(kinds[reader]) if reader in kinds else _not_here(work, reader)
             if isinstance(scored, Missing):
                 lacking[reader] = scored
             elif reader != HEAD or column[0] == BEFORE:
@@ -190,7 +196,7 @@ def _head(work: Fitting, column: Column, chosen: Scored, facts: Mapping[str, Any
     """One row a trial, with its verdict in words; of development rows it is out of fold."""
     head = heads.head(column, work.rows, chosen)
     columns = _rows(work, chosen)
-    p = head.calibrated(np.array(columns["score"]))
+    p = head.calibrated(chosen.raw[np.isfinite(chosen.scores)])
     said = [spoken(head.layer, each, work.truth) for each in p.tolist()]
     columns |= {"words": said, "parameters": [head.parameters] * len(said)}
     return _commit(work, HEAD, columns, trained=True, facts={**facts, "head": head.as_json()})
@@ -229,6 +235,7 @@ def _commit(
     about = {
         "model": work.model,
         "protocol": work.protocol,
+        "questions": work.questions,
         "trials": work.table.height,
         "fitted": True,
         "method": METHOD,
@@ -273,5 +280,5 @@ def _newest(files: Store, reader: str) -> list[Record]:
     found = list(store.records(files, stages.stage(reader)).values())
     mine = (each for each in found if each["fitted"] and each.get("method") == METHOD)
     fitted = sorted(mine, key=lambda each: each["trials"])
-    last = {(each["protocol"], each["model"]): each for each in fitted}
+    last = {(each["protocol"], each["model"], each["questions"]): each for each in fitted}
     return [*last.values(), *(each for each in found if not each["fitted"])]

@@ -48,8 +48,8 @@ def head(column: Column, known: Rows, found: Scored) -> Head:
     """The logistic probe of a column that was chosen, fitted on all development rows."""
     _, _, x = column
     train = known.having(np.isfinite(x[:, 0])).chosen_on
-    use = train & np.isfinite(found.scores)
-    platt = LogisticRegression(C=1e6).fit(found.scores[use, None], known.truth[use])
+    use = train & np.isfinite(found.raw)
+    platt = LogisticRegression(C=1e6).fit(found.raw[use, None], known.truth[use])
     return Head(
         position=found.position,
         layer=found.layer,

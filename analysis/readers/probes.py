@@ -16,13 +16,13 @@ from functools import cached_property
 
 import numpy as np
 import polars as pl
-from scipy import stats
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from analysis.detection import auroc
 from analysis.inference import Missing
 from analysis.rates import Estimate
+from analysis.readers.ranks import area, correlated, placed
 from analysis.resample import FEWEST, correlation, limits, once, resample
 from sweep.truths import Truth
 
@@ -32,7 +32,8 @@ SHUFFLES = 20  # fits to shuffled labels
 CONTROL = "control-"  # how the kind of a positive control begins: it is scored, and neither learnt from nor reported
 
 Column = tuple[str, int, np.ndarray]  # position, layer, float32 [rows, hidden]; NaN where a row has no such state
-Folds = Sequence[tuple[np.ndarray, np.ndarray]]  # rows to fit on, and rows that are scored by that
+# rows to fit on, rows that are scored by that, and plain ones to place these among (None: no kind is held out)
+Folds = Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]
 
 
 class Unfit(ValueError):
@@ -161,16 +162,19 @@ class Rows:
         tests = [self.dev & np.isin(self.cluster, some) for some in _parts(self, self.chosen_on)]
         folds = [*((self.chosen_on & ~test, test) for test in tests), (self.chosen_on, ~self.dev)]
         if self.held is None:
-            return folds
-        kinds = [self.held == kind for kind in np.unique(self.held)]
-        return [(train & ~(kind & (self.truth == 1)), test & kind) for kind in kinds for train, test in folds]
+            return [(train, test, None) for train, test in folds]
+        kinds, plain = [self.held == kind for kind in np.unique(self.held)], self.labelled & (self.truth == 0)
+        without = [(train & ~(kind & (self.truth == 1)), test, kind) for kind in kinds for train, test in folds]
+        return [(train, test & kind, test & plain) for train, test, kind in without]
 
     def folds_of(self, there: np.ndarray) -> Folds | Missing:
         """The same, of rows that are there."""
         if isinstance(self.folds, Missing):
             return self.folds
-        folds = [(train & there, test & there) for train, test in self.folds]
-        if any(len(np.unique(self.truth[train])) < 2 for train, _ in folds):
+        folds = [
+            (train & there, test & there, None if plain is None else plain & there) for train, test, plain in self.folds
+        ]
+        if any(len(np.unique(self.truth[train])) < 2 for train, _, _ in folds):
             return Missing(reason="too few questions (or one kind beside the plain one) to leave some out and learn")
         return folds
 
@@ -224,12 +228,14 @@ def _parts(known: Rows, mask: np.ndarray) -> list[np.ndarray]:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """A column's scores by a kind of probe: of development rows out of fold, of others by all development rows."""
+    """A column's scores by a kind of probe: of development rows out of fold, of others by all development rows. `raw`:
+    as the fits say them, where `scores` are their places because a kind is held out (ranks.py)."""
 
     position: str
     layer: int
     setting: float
     scores: np.ndarray  # [rows]; NaN where no fold scores it
+    raw: np.ndarray
     parameters: int
     dev: float  # `Rows.tells` out of fold, which is what is chosen by
 
@@ -242,40 +248,28 @@ def score(column: Column, known: Rows, kind: Kind) -> Scored | Missing:
     if isinstance(folds, Missing):
         return folds
     try:
-        found = [(setting, _scores(x, known, folds, kind, setting)) for setting in kind.settings]
+        found = [_scores(x, known, folds, kind, setting) for setting in kind.settings]
     except Unfit as error:
         return Missing(reason=str(error))
-    told = [known.tells(scores, known.chosen_on) for _, scores in found]
+    told = [known.tells(scores, known.chosen_on) for scores, _ in found]
     best = int(np.argmax(told))
-    setting, scores = found[best]
+    scores, raw = found[best]
     return Scored(
-        position=position, layer=layer, setting=setting, scores=scores, dev=told[best],
+        position=position, layer=layer, setting=kind.settings[best], scores=scores, raw=raw, dev=told[best],
         parameters=x.shape[1] + 1 if kind.trained else 0,
     )  # fmt: skip
 
 
-def _scores(x: np.ndarray, known: Rows, folds: Folds, kind: Kind, setting: float) -> np.ndarray:
-    scores = np.full(len(x), np.nan)
-    for train, test in folds:
+def _scores(x: np.ndarray, known: Rows, folds: Folds, kind: Kind, setting: float) -> tuple[np.ndarray, np.ndarray]:
+    """`Scored.scores` and `raw`; they differ for what learns from both classes alone, since no fit of others differs
+    by the kind that is held out."""
+    scores, raw = np.full((2, len(x)), np.nan)
+    for train, test, plain in folds:
         if test.any():
-            scores[test] = kind.fit(x[train], known.truth[train], setting)(x[test])
-    return scores
-
-
-def area(scores: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
-    """AUROC over the rows that have a score, by ranks; .5 where they are of one truth."""
-    use = mask & np.isfinite(scores)
-    yes, ranks = truth[use] == 1, stats.rankdata(scores[use])
-    pairs = int(yes.sum()) * int((~yes).sum())
-    return float(ranks[yes].sum() - yes.sum() * (yes.sum() + 1) / 2) / pairs if pairs else 0.5
-
-
-def correlated(scores: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
-    """Pearson's r over the rows that have a score and a truth; nought where one of these does not vary."""
-    use = mask & np.isfinite(scores) & np.isfinite(truth)
-    if use.sum() < 2 or not np.ptp(scores[use]) or not np.ptp(truth[use]):
-        return 0.0
-    return float(np.corrcoef(scores[use], truth[use])[0, 1])
+            fitted = kind.fit(x[train], known.truth[train], setting)
+            raw[test] = fitted(x[test])
+            scores[test] = placed(raw[test], fitted(x[plain])) if plain is not None and kind.trained else raw[test]
+    return scores, raw
 
 
 # -- all columns ------------------------------------------------------------------------------------------------------

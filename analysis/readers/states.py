@@ -21,14 +21,15 @@ from analysis.load import RunError, open_run
 from sweep import states as kept
 from sweep.manifest import Part
 from sweep.plan import load, parse_shard
+from sweep.questions.asked import sets
 from sweep.store import Record, Store, StoreError, records
 from sweep.truths import Truth
 
 
 @dataclass(frozen=True, kw_only=True)
 class States:
-    """The states of one model under one protocol. Raises StoreError for a file that is lost, or is not the one that was
-    committed, before anything of it is used."""
+    """The states of one model under one protocol, of one question set or all. Raises StoreError for a file that is
+    lost, or is not the one that was committed, before anything of it is used."""
 
     store: Store
     parts: tuple[Record, ...]  # file, sha256, rows; of several attempts at a trial the newest is last
@@ -72,9 +73,10 @@ class States:
         return tuple(np.array(self.trials)[there].tolist()), whole[there]
 
 
-def open_states(store: Store, protocol: str, model: str) -> States:
-    """What was kept of one model under one protocol. Raises RunError where nothing was."""
-    found = shards(store, protocol, model)
+def open_states(store: Store, protocol: str, model: str, questions: str | None = None) -> States:
+    """What was kept of one model under one protocol, of one question set (None: of all). Raises RunError where nothing
+    was."""
+    found = shards(store, protocol, model, questions)
     if not found:
         raise RunError(
             f"{store.root} keeps no hidden states of {model} under {protocol}: put `states = true` into that "
@@ -83,13 +85,17 @@ def open_states(store: Store, protocol: str, model: str) -> States:
     return States(store=store, parts=tuple(found.values()))
 
 
-def shards(store: Store, protocol: str, model: str) -> dict[str, Record]:
-    """The record of each shard's states, by the shard's name; a retry's come last."""
+def shards(store: Store, protocol: str, model: str, questions: str | None = None) -> dict[str, Record]:
+    """The record of each shard's states, by the shard's name; a retry's come last. `questions`: as of `open_states`."""
     blocks = {block.key: block for block in load(store).blocks}
+    of_set = {} if questions is None else sets(blocks.values())
     there: list[tuple[int, str, Record]] = []
     for name, record in records(store, "trials").items():
         block = blocks.get(parse_shard(name)[0])
-        if block and (block.protocol, block.model.name) == (protocol, model) and record.get("states"):
+        if (
+            block and (block.protocol, block.model.name) == (protocol, model) and record.get("states")
+            and questions in (None, of_set.get(block.key))
+        ):  # fmt: skip
             there.append((block.attempt, name, record["states"]))
     return {name: record for _, name, record in sorted(there, key=lambda each: each[:2])}
 

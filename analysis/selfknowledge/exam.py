@@ -13,14 +13,25 @@ from analysis.inference import Missing
 from analysis.load import Run
 from analysis.readers import activations
 from analysis.resample import Limits
-from analysis.selfknowledge import ablation, faithfulness, injected, reasoning, scores, unusual, weighing
+from analysis.selfknowledge import (
+    ablation,
+    behaviour,
+    chains,
+    faithfulness,
+    injected,
+    reasoning,
+    scores,
+    unusual,
+    weighing,
+)
 from analysis.selfknowledge.ablation import Ablated, Step
+from analysis.selfknowledge.behaviour import SOFT, Did, Going, Soft
+from analysis.selfknowledge.chains import CHECKER, Checked, Worth
 from analysis.selfknowledge.faithfulness import Influence, related
 from analysis.selfknowledge.injected import Crossed
 from analysis.selfknowledge.ladder import Ladder, Recovery, Source, climb, per_protocol, recovery, within
 from analysis.selfknowledge.measured import (
     TESTS,
-    UNREAL,
     Block,
     Test,
     blocks,
@@ -31,11 +42,13 @@ from analysis.selfknowledge.premium import Premium, premium
 from analysis.selfknowledge.readout import readers, sources, with_scores
 from analysis.selfknowledge.reasoning import Bridges, Curve, Hints
 from analysis.selfknowledge.scores import Choice, Scores
-from analysis.selfknowledge.shortcuts import PRIOR, SOURCES, with_shortcuts
+from analysis.selfknowledge.shortcuts import PRIOR, SOURCES, observers, with_shortcuts
 from analysis.selfknowledge.unusual import Unusual
 from analysis.selfknowledge.verdict import SelfVerdict, judge, second, weigh
-from analysis.selfknowledge.weighing import Weights
+from analysis.selfknowledge.weighing import Pairs, Weights
+from sweep.questions import UNREAL
 from sweep.store import Store
+from sweep.truths import TRUTHS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +56,9 @@ class Examined:
     """Of a block: the verdict, and what only some tests have, None elsewhere.
 
     `ladders`: over all questions first, then over those on which two models differ, per protocol, and real things
-    alone; `kinds`: of each kind of unusual question. `moved`, `follows` (with its `changes`) and `crossed`: what
-    injections move, of reports, of weights, and of words against insides.
+    alone; `kinds`: of each kind of unusual question. `going`: what going by the report is good for; `did`: what it does
+    by kind of question. `worth` and `checked`: of stated steps. `pairs` and `fit`: of weights. `moved`, `follows` (with
+    its `changes`) and `crossed`: what injections move, of reports, of weights, and of words against insides.
     """
 
     slug: str
@@ -56,12 +70,19 @@ class Examined:
     scores: Scores | Missing | None = None
     choice: Choice | Missing | None = None
     yes: Sensitivity | Missing | None = None
+    going: tuple[Going, ...] = ()
+    soft: Soft | Missing | None = None
+    did: tuple[Did, ...] = ()
     influence: Influence | Missing | None = None
     steps: tuple[Step, ...] = ()
     ablated: tuple[Ablated, ...] = ()
     weights: Weights | None = None
+    pairs: Pairs | Missing | None = None
+    fit: Limits | Missing | None = None
     hints: tuple[Hints, ...] = ()
     curves: tuple[Curve, ...] = ()
+    worth: tuple[Worth, ...] = ()
+    checked: Checked | None = None
     bridges: tuple[Bridges, ...] = ()
     unusual: Unusual | None = None
     kinds: tuple[Ladder, ...] = ()
@@ -89,33 +110,55 @@ def examine(run: Run, draws: int = DRAWS) -> list[Examined]:
         if test.protocol in there:
             read = texts(run, test.protocol)
             mine = blocks(load(run, [test.protocol]), test)
-            found += [examined(block, read, said, files, draws) for block in mine]
+            found += [examined(block, _alone(read, block), said, files, draws) for block in mine]
     return _named(found)
 
 
+def _alone(read: pl.DataFrame, block: Block) -> pl.DataFrame:
+    return read.filter(pl.col("set").eq_missing(pl.lit(block.questions, pl.String))).drop("set")
+
+
 def _named(found: Sequence[Examined]) -> list[Examined]:
-    """With a slug of its own each: model and test, and the wording where there are several."""
-    slugs = [re.sub(r"[^a-z0-9.]+", "-", f"{each.model}-{each.test.protocol}".lower()) for each in found]
+    """With a slug of its own each: model and test, the question set where there are several, and a number for what is
+    left."""
+    told = ["-".join((each.model, each.test.protocol, *of_set(each, found))).lower() for each in found]
+    slugs = [re.sub(r"[^a-z0-9.]+", "-", name).strip("-") for name in told]
     return [
         replace(each, slug=slug if slugs.count(slug) == 1 else f"{slug}-{number}")
         for number, (slug, each) in enumerate(zip(slugs, found, strict=True))
     ]
 
 
+def of_set(one: Examined, found: Sequence[Examined]) -> list[str]:
+    """The question set of a block, where its model and test have several."""
+    alike = [each for each in found if (each.model, each.test) == (one.model, one.test)]
+    several = len({each.block.questions for each in alike}) > 1
+    return [one.block.questions or "others"] if several else []
+
+
+def apart(one: Examined, found: Sequence[Examined]) -> str:
+    """What tells a block from those of the same model and test: the question set, the wording; "" where it is alone."""
+    alike = [each for each in found if (each.model, each.test) == (one.model, one.test)]
+    several = len({each.block.keys["prompt"] for each in alike}) > 1
+    return ", ".join([*of_set(one, found), *([str(one.block.keys["prompt"])] if several else [])])
+
+
 def examined(block: Block, read: pl.DataFrame, said: pl.DataFrame, files: Store, draws: int = DRAWS) -> Examined:
     """One block of a run. `read`: of `measured.texts`; `said`: what readers said of all models' trials."""
     here = said.join(block.every.select("trial").unique(), on="trial", how="semi")
     if block.test.weighed:
-        return _weighed(block, here, draws)
+        return _weighed(replace(block, trials=with_shortcuts(block.trials, read, block.test)), here, draws)
     if block.test.protocol == "bridge":
         block = _at_best(block)
-    with_words = with_shortcuts(block.trials, read)
-    looked = readers(with_words, here)
+    with_words = with_shortcuts(block.trials, read, block.test)
+    looked = readers(with_words, here, before=TRUTHS[block.test.protocol].before)
     trials = with_scores(with_words, looked)
     block = replace(block, trials=trials, every=with_scores(block.every, looked))
-    who = [*SOURCES, *sources(block), *(each.source for each in looked)]
+    who = [*observers(block.test), *sources(block), *(each.source for each in looked)]
     if block.test.by_kind:  # then the kind is no observer's knowledge: it is the truth
         who = [each for each in who if each.name != PRIOR]
+    if block.test.protocol == "steps":
+        who += CHECKER
     verdict = judge(block, who, draws)
     assert verdict.whole is not None
     probe, other = _probe(verdict.whole), second(block, verdict.whole)
@@ -138,12 +181,13 @@ def _weighed(block: Block, said: pl.DataFrame, draws: int) -> Examined:
     if rows.height:
         control = related(rows["truth"].to_numpy(), rows["report"].to_numpy(), rows["cluster"].to_numpy(), draws)[0]
     verdict = weigh(block, found, control)
-    if not _is_injected(block):
-        return Examined(slug="", block=block, verdict=verdict, weights=found)
-    return Examined(
-        slug="", block=block, verdict=verdict, weights=found, follows=injected.follows(block.every, draws),
-        changes=injected.changes(block.every),
+    told = Examined(
+        slug="", block=block, verdict=verdict, weights=found, pairs=weighing.pairs(block.trials, draws),
+        fit=weighing.fit(block.trials, draws),
     )  # fmt: skip
+    if not _is_injected(block):
+        return told
+    return replace(told, follows=injected.follows(block.every, draws), changes=injected.changes(block.every))
 
 
 def _is_injected(block: Block) -> bool:
@@ -191,11 +235,15 @@ def _moved(block: Block, draws: int) -> pl.DataFrame | None:
 def _detailed(found: Examined, who: Sequence[Source], draws: int) -> Examined:
     """With what only its test has."""
     block, trials = found.block, found.block.trials
+    if block.test.protocol in SOFT:
+        found = _gone_by(found, draws)
     match block.test.protocol:
         case "knowing":
             return replace(
                 found, scores=scores.scores(trials, "report", draws), choice=scores.delegation(trials, draws=draws)
             )
+        case "making_up":
+            return replace(found, did=tuple(behaviour.did(trials, draws)))
         case "influence":
             return replace(
                 found, influence=faithfulness.influence(trials, draws), steps=ablation.by_effect(trials, draws),
@@ -206,7 +254,10 @@ def _detailed(found: Examined, who: Sequence[Source], draws: int) -> Examined:
         case "steps":
             curves = tuple(reasoning.curves(trials, draws))
             reason = found.verdict.reason + _decoration(curves)
-            return replace(found, curves=curves, verdict=replace(found.verdict, reason=reason))
+            return replace(
+                found, curves=curves, verdict=replace(found.verdict, reason=reason),
+                worth=tuple(chains.worth(trials, draws)), checked=chains.checked(trials, draws),
+            )  # fmt: skip
         case "bridge":
             return replace(found, bridges=tuple(reasoning.bridges(block.every, draws)))
         case "familiarity":
@@ -216,6 +267,17 @@ def _detailed(found: Examined, who: Sequence[Source], draws: int) -> Examined:
             )  # fmt: skip
         case _:
             return found
+
+
+def _gone_by(found: Examined, draws: int) -> Examined:
+    whole = found.verdict.whole
+    assert whole is not None
+    best = None if whole.best is None else whole.rung(whole.best).source
+    trials, protocol = found.block.trials, found.test.protocol
+    return replace(
+        found, going=tuple(behaviour.going(trials, protocol, best, draws)),
+        soft=behaviour.soft(trials, protocol, best, draws),
+    )  # fmt: skip
 
 
 def _decoration(curves: Sequence[Curve]) -> str:

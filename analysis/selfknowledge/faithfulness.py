@@ -36,6 +36,7 @@ from analysis.selfknowledge.ladder import too_few
 
 SHUFFLES = 2000
 WHICH = ("self.which", "stranger.which", "others.which")
+SWAP = "swap.which"
 
 
 def mean_limits(
@@ -65,6 +66,10 @@ class Influence:
     everything does not raise. `flips`: the area of the counterfactual report against parts without which the answer is
     another; `named` the share of such parts that are owned up to; `unmoved` counts questions without any. `even` counts
     those whose parts all had the same effect, which are in no correlation.
+
+    With another answer put in its mouth: `swapped`, the same correlation of what it says then; `lost`, `own` less that,
+    paired; `kept`, the share of questions in which it names the same part. A report that is as close to what moved the
+    real answer when it is shown another was not read off that answer, nor off how it came about.
     """
 
     own: Limits | Missing
@@ -80,16 +85,20 @@ class Influence:
     named: Rate
     unmoved: int
     even: int
+    swapped: Limits | Missing
+    lost: Limits | Missing
+    kept: Limits | Missing
 
 
 def influence(parts: pl.DataFrame, draws: int = DRAWS) -> Influence | Missing:
     """`parts`: rows of `selfknowledge.wide(parts=True)` with truth.effect, truth.flip, self.which, self.absent, ..."""
-    table = per_question(parts, ("truth.effect", *WHICH))
-    effect, own, stranger, others = (table[name] for name in ("truth.effect", *WHICH))
+    table = per_question(parts, ("truth.effect", *WHICH, SWAP))
+    effect, own, stranger, others, swapped = (table[name] for name in ("truth.effect", *WHICH, SWAP))
     if not len(effect):
         return Missing(reason="no trial says what each part did; run the protocol influence")
     clusters = table["cluster"]
-    ranked = {name: _within(effect, each, rank=True) for name, each in (("own", own), ("stranger", stranger))}
+    asked = {"own": own, "stranger": stranger, "swapped": swapped}
+    ranked = {name: _within(effect, each, rank=True) for name, each in asked.items()}
     flips, named = _flips(parts, draws)
     moved = (
         parts.group_by("trial").agg(moved=(pl.col("truth.flip") > 0.5).any())["moved"]
@@ -105,6 +114,9 @@ def influence(parts: pl.DataFrame, draws: int = DRAWS) -> Influence | Missing:
         cct=_cct(effect, own, clusters, draws), flips=flips, named=named,
         unmoved=0 if moved is None else int((~moved.fill_null(value=False)).sum()),
         even=int((np.ptp(effect, axis=1) == 0).sum()),
+        swapped=mean_limits(ranked["swapped"], clusters, draws),
+        lost=mean_limits(ranked["own"] - ranked["swapped"], clusters, draws, ends=(-2.0, 2.0)),
+        kept=mean_limits(_hits(own, swapped), clusters, draws, SHARE),
     )  # fmt: skip
 
 
@@ -196,6 +208,22 @@ def related(
     statistic = correlation(x[known], y[known])
     (r, slope), drawn = once(statistic, int(known.sum())), resample(statistic, clusters[known], draws)
     return limits(float(r), drawn[0], n), limits(float(slope), drawn[1], n, ends=None)
+
+
+def beyond(
+    x: np.ndarray, own: np.ndarray, other: np.ndarray, clusters: np.ndarray, draws: int = DRAWS
+) -> Limits | Missing:
+    """By how much `own` correlates more with x than `other` does, on the rows that have all three, resampled
+    together."""
+    known = np.isfinite(x) & np.isfinite(own) & np.isfinite(other)
+    x, own, other, clusters = (each[known] for each in (x, own, other, clusters))
+    n = len(np.unique(clusters))
+    if n < 3 or any(np.ptp(each) == 0 for each in (x, own, other)):
+        return Missing(reason=f"no correlation to compare: {n} questions, or a side that does not vary")
+    each = [correlation(x, said) for said in (own, other)]
+    value = once(each[0], len(x))[0] - once(each[1], len(x))[0]
+    drawn = resample(each[0], clusters, draws)[0] - resample(each[1], clusters, draws)[0]  # the same resamples
+    return limits(float(value), drawn, n, ends=(-2.0, 2.0))
 
 
 def told(name: str, found: Limits | Missing) -> dict[str, float | int | None]:

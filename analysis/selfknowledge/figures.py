@@ -18,7 +18,7 @@ from analysis.panels import Figure, Panel
 from analysis.resample import Limits
 from analysis.selfknowledge.drawing import dots, few, interval, legend, lines, point
 from analysis.selfknowledge.faithfulness import told
-from analysis.selfknowledge.ladder import OBSERVERS, SELF, Ladder, Rung
+from analysis.selfknowledge.ladder import OBSERVERS, SELF, Ladder, Recovery, Rung
 from analysis.selfknowledge.reasoning import FRACTIONS, Bridges, Curve
 
 GROUPS = ("report", "reader", "observer")
@@ -51,17 +51,36 @@ def _group(rung: Rung) -> str:
     return "observer" if rung.source.rung in OBSERVERS else "report" if rung.source.rung == SELF else "reader"
 
 
-def ladder_figure(ladders: Sequence[Ladder]) -> Figure:
-    shown = [ladder for ladder in ladders if any(isinstance(rung.area, Limits) for rung in ladder.rungs)]
-    tables = [ladder_table(ladder) for ladder in ladders]
+def ladder_figure(ladders: Sequence[Ladder], recovered: Recovery | Missing | None = None) -> Figure:
+    """`recovered`: on the first of them, how much of what its best probe reads is said."""
+    first, shown = ladders[0], [ladder for ladder in ladders if _has_area(ladder)]
+    r = recovered if isinstance(recovered, Recovery) else None
+    tables = [_with_recovery(ladder_table(ladder), r if ladder is first else None) for ladder in ladders]
+    titles = [ladder.subset + (f" · {r.told} of {r.reader}" if r and ladder is first else "") for ladder in shown]
+    share = " R is the share of what that reader tells beyond chance that the report tells too." if r else ""
     return Figure(
         name="ladder", title="Who can tell",
         caption="Area under the ROC curve against what is true of the model, on the same confirm questions; 95 % "
         "intervals over questions. Observers know nothing of the inside of this model; a report is worth what it tells "
-        "beyond them. Dotted is chance.",
-        panels=tuple(Panel(title=ladder.subset, chart=ladder_chart(ladder)) for ladder in shown),
+        "beyond them. Dotted is chance." + share,
+        panels=tuple(
+            Panel(title=title, chart=ladder_chart(ladder)) for title, ladder in zip(titles, shown, strict=True)
+        ),
         table=pl.concat(tables, how="diagonal_relaxed"), legend=legend(GROUPS),
     )  # fmt: skip
+
+
+def _has_area(ladder: Ladder) -> bool:
+    return any(isinstance(rung.area, Limits) for rung in ladder.rungs)
+
+
+def _with_recovery(table: pl.DataFrame, found: Recovery | None) -> pl.DataFrame:
+    """In the row of the reader that R is of."""
+    if found is None:
+        return table
+    ends = {"recovery": found.value, "recovery_low": found.low, "recovery_high": found.high}
+    here = pl.col("source") == found.reader
+    return table.with_columns(pl.when(here).then(value).alias(name) for name, value in ends.items())
 
 
 def ladder_chart(ladder: Ladder) -> Spec:

@@ -2,8 +2,9 @@
 
 Every number compares a trial with the one that differs by the injection alone: same item, wording and repeat. A report
 that follows an injected state while the truth stays reads that state, and can be fooled by it; one that does not follow
-an injected weight told of something else all along. Nothing is chosen on the data, so that both splits count; controls
-are left out, because what they state is known whatever is injected.
+an injected weight told of something else all along. All numbers are about confirm questions, since a direction may have
+been made of the dev ones (`sweep.sources`); controls are left out, because what they state is known whatever is
+injected.
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ CELLS = ("plain", "text", "activation", "both")
 
 
 def asked_about(every: pl.DataFrame) -> pl.DataFrame:
-    """Without the kinds of a positive control."""
-    return every.filter(~pl.col("category").fill_null("").str.starts_with(CONTROL))
+    """The confirm questions, without the kinds of a positive control."""
+    return every.filter(pl.col("split") == "confirm", ~pl.col("category").fill_null("").str.starts_with(CONTROL))
 
 
 def moved(every: pl.DataFrame, draws: int = DRAWS) -> pl.DataFrame:
     """Each arm and place less the uninjected trial of the same item, wording and repeat: a row for the report and one
-    for the truth (`column`), with mean, low, high, n and trials; nulls where neither is known."""
+    for the truth (`column`), with mean, low, high, n and trials; nulls where neither is known. `stays`: whether a
+    change of the truth that matters (`inference.MARGIN`) is ruled out both ways; null for the report, in log-odds,
+    where nothing says what would matter."""
     real, columns = asked_about(every), {"report": None, "truth": DIFFERENCE}
     plain = real.filter(arm="none").select(*ON, *(pl.col(name).alias(f"plain_{name}") for name in columns))
     pairs = real.filter(pl.col("arm") != "none").join(plain, on=list(ON))
@@ -49,8 +52,10 @@ def moved(every: pl.DataFrame, draws: int = DRAWS) -> pl.DataFrame:
 
 def _shift(pairs: pl.DataFrame, name: str, ends: Ends | None, draws: int) -> dict[str, Any]:
     by = pairs.select("cluster", by=pl.col(name) - pl.col(f"plain_{name}")).drop_nulls()
-    found = told("mean", mean_limits(by["by"].to_numpy(), by["cluster"].to_numpy(), draws, ends))
-    return {name.removeprefix("mean_"): value for name, value in found.items()} | {"trials": by.height}
+    known = mean_limits(by["by"].to_numpy(), by["cluster"].to_numpy(), draws, ends)
+    stays = None if ends is None or isinstance(known, Missing) else known.equivalent()
+    found = {name.removeprefix("mean_"): value for name, value in told("mean", known).items()}
+    return found | {"trials": by.height, "stays": stays}
 
 
 # -- weights ----------------------------------------------------------------------------------------------------------
@@ -84,7 +89,8 @@ def follows(every: pl.DataFrame, draws: int = DRAWS) -> pl.DataFrame:
 
 
 def _follows(keys: tuple[object, ...], rows: pl.DataFrame, draws: int) -> dict[str, Any]:
-    known = rows.drop_nulls(["weight", "report"])
+    rows = rows.drop_nulls("weight")
+    known = rows.drop_nulls("report")
     x, y, clusters = (known[name].to_numpy() for name in ("weight", "report", "cluster"))
     slopes, r = _slopes(known, ["report"], draws), _r(x, y, clusters, draws)
     both = known.drop_nulls("stranger")

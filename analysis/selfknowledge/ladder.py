@@ -1,10 +1,11 @@
 """The readout ladder: everything that tells what is true of a model, on one axis and the same trials.
 
 From those who know nothing of the model to those who look inside it: the kind of question alone, its words, what people
-in general know, the same model about somebody else, another model about itself; then the model's report; then what its
-output shows by itself, and readers of its activations. A report is worth what it tells beyond its best observer: better
-than chance is nothing, because what is hard is hard for everybody. Each rung is an area under the ROC curve against the
-test's truth, with what the report has over it on the trials that both have.
+in general know, the same model about somebody else, another model about itself; then the model's report; then what a
+rule finds that checks its steps, what its output shows by itself, and readers of its activations. A report is worth
+what it tells beyond its best observer: better than chance is nothing, because what is hard is hard for everybody. Each
+rung is an area under the ROC curve against the test's truth, with what the report has over it on the trials that both
+have.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from analysis.resample import FEWEST, Limits, area_limits, areas, limits, once, 
 from analysis.selfknowledge.measured import COMPLIANT
 
 RUNGS = (
-    "prior", "surface", "others", "stranger", "second model", "self-report", "output", "lens", "perplexity", "detector",
-    "Patchscopes", "oracle", "module", "probe",
+    "prior", "surface", "others", "stranger", "second model", "self-report", "checker", "output", "lens", "perplexity",
+    "detector", "Patchscopes", "oracle", "module", "probe",
 )  # fmt: skip
 OBSERVERS = ("prior", "surface", "others", "stranger", "second model")  # of equal or lower cost, and without access
 SELF = "self-report"
@@ -33,7 +34,7 @@ READERS = RUNGS[RUNGS.index("output") + 1 :]  # of activations
 class Source:
     """A score a trial: the column that has it, and its rung. `oriented`: which way it points is read off the dev
     trials, because nobody said; a report's is fixed by its words. `forwards`, `parameters`: what a reader costs, None
-    for who is asked."""
+    for who is asked. `lacking`: why there is no such column, though somebody looked; None where there is one."""
 
     name: str
     rung: str
@@ -41,6 +42,7 @@ class Source:
     oriented: bool = False
     forwards: float | None = None
     parameters: int | None = None
+    lacking: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,8 @@ def climb(trials: pl.DataFrame, sources: Sequence[Source], subset: str = "all qu
     dev, confirm = (known.filter(split=split) for split in ("dev", "confirm"))
     own = Source(name=SELF, rung=SELF, column="report")
     there = [source for source in sources if source.column in known.columns]
-    rungs = sorted(_rungs(dev, confirm, [own, *there], draws), key=lambda rung: RUNGS.index(rung.source.rung))
+    found = [*_rungs(dev, confirm, [own, *there], draws), *(_absent(each) for each in sources if each.lacking)]
+    rungs = sorted(found, key=lambda rung: RUNGS.index(rung.source.rung))
     observers = [rung for rung in rungs if rung.source.rung in OBSERVERS and rung.dev is not None and rung.trials]
     best = max(observers, key=lambda rung: rung.dev or 0.0, default=None)
     return Ladder(
@@ -120,7 +123,7 @@ def _rungs(dev: pl.DataFrame, confirm: pl.DataFrame, sources: Sequence[Source], 
         lacking.setdefault(confirm[source.column].is_null().to_numpy().tobytes(), []).append(source)
     for group in lacking.values():
         both = confirm.filter(pl.col(group[0].column).is_not_null())
-        pointed = [_oriented(dev, source) for source in group]
+        pointed = [oriented(dev, source) for source in group]
         scores = [sign * both[source.column].to_numpy() for source, (sign, _) in zip(group, pointed, strict=True)]
         found = compared(both, scores, draws)
         for source, (_, before), (area, gap) in zip(group, pointed, found, strict=True):
@@ -129,7 +132,12 @@ def _rungs(dev: pl.DataFrame, confirm: pl.DataFrame, sources: Sequence[Source], 
             )
 
 
-def _oriented(dev: pl.DataFrame, source: Source) -> tuple[float, float | None]:
+def _absent(source: Source) -> Rung:
+    why = Missing(reason=source.lacking or "")
+    return Rung(source=source, area=why, gap=why, dev=None, trials=0)
+
+
+def oriented(dev: pl.DataFrame, source: Source) -> tuple[float, float | None]:
     """Which way it points, and the dev trials' area then; None where they have no such score, or one class."""
     there = dev.filter(pl.col(source.column).is_not_null())
     truth = there["truth"].to_numpy() > 0.5
@@ -210,10 +218,16 @@ class Recovery:
     high: float
     n: int
 
+    @property
+    def told(self) -> str:
+        return f"R = {self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
 
 def recovery(trials: pl.DataFrame, source: Source, draws: int = DRAWS) -> Recovery | Missing:
     """By resampling the ratio. Undefined, and said so, where the reader's own interval reaches 1/2: a share of what is
     not there is any number."""
+    if source.lacking is not None:
+        return Missing(reason=f"{source.name}: {source.lacking}")
     both = trials.filter(
         pl.col("split") == "confirm", pl.all_horizontal(pl.col("truth", "report", source.column).is_not_null())
     )

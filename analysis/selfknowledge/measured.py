@@ -17,19 +17,18 @@ from dataclasses import dataclass
 import polars as pl
 
 from analysis.load import Run
+from sweep.questions import CONTROL
 from sweep.truths import TRUTHS
 
 WHO = ("truth", "self", "stranger", "others", "base", "output", "mass", "swap", "same", "text", "checker")
 NAME = rf"^({'|'.join(WHO)})\.([A-Za-z_0-9.]+)(?:#(.+))?$"
-ASKED = ("model", "model_digest", "protocol", "prompt", "temperature", "setting")  # nothing is pooled over these
+ASKED = ("model", "model_digest", "protocol", "set", "prompt", "temperature", "setting")  # nothing is pooled over these
 PLACE = ("norm", "mode", "span", "layer", "strength")  # null where nothing is injected
 COORDINATES = (*ASKED, "item", "category", "cluster", "split", "arm", *PLACE, "repeat", "trial")
 WORDS = (
-    "model", "model_digest", "protocol", "prompt", "setting", "item", "category", "cluster", "split", "arm", "norm",
-    "mode", "span", "trial", "who", "channel", "part",
+    "model", "model_digest", "protocol", "set", "prompt", "setting", "item", "category", "cluster", "split", "arm",
+    "norm", "mode", "span", "trial", "who", "channel", "part",
 )  # fmt: skip
-CONTROL = "control-"  # kinds whose answer is known to be reportable
-UNREAL = ("invented", "absent")  # kinds that do not exist: with them away, real ones are compared with real ones
 COMPLIANT = 0.5  # of the probability has to stand on the letters, else the trial is none for a per-protocol reading
 
 
@@ -76,11 +75,11 @@ def load(run: Run, protocols: Sequence[str] = PROTOCOLS) -> pl.DataFrame:
     """Every measure of these protocols' trials that ended ok, a row each, some seventy bytes.
 
     Columns: COORDINATES, `who`, `channel`, `part` (null where there are none) and `value` (null where the model's
-    answer could not be read). `strength` is the strength as asked, or the one that a rule refers to. Texts are never
-    read.
+    answer could not be read). `set` is the question set, null where no plan says it; `strength` is the strength as
+    asked, or the one that a rule refers to. Texts are never read.
     """
     kept = [pl.col(name) for name in COORDINATES if name != "strength"]
-    rows = run.trials.filter(pl.col("status") == "ok", pl.col("protocol").is_in(protocols))
+    rows = _with_set(run).filter(pl.col("status") == "ok", pl.col("protocol").is_in(protocols))
     long = rows.select(*kept, "measures", strength="dose").explode("measures").drop_nulls("measures")
     entry = pl.col("measures").struct
     named = long.with_columns(name=entry.field("name"), value=entry.field("value")).filter(
@@ -90,6 +89,11 @@ def load(run: Run, protocols: Sequence[str] = PROTOCOLS) -> pl.DataFrame:
     apart = named.with_columns(who=parts.field("1"), channel=parts.field("2"), part=parts.field("3"))
     found = apart.select(*COORDINATES, "who", "channel", "part", "value").cast(dict.fromkeys(WORDS, pl.Categorical))
     return found.collect(engine="streaming")
+
+
+def _with_set(run: Run) -> pl.LazyFrame:
+    known = {"block": list(run.sets), "set": list(run.sets.values())}
+    return run.trials.join(pl.LazyFrame(known, schema={"block": pl.String, "set": pl.String}), on="block", how="left")
 
 
 def wide(frame: pl.DataFrame, *, parts: bool = False) -> pl.DataFrame:
@@ -120,7 +124,8 @@ def _pivoted(named: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One model under one test, wording and setting: rows as `wide` has them, with `truth`, `report` and `mass`.
+    """One model under one test, question set, wording and setting: rows as `wide` has them, with `truth`, `report` and
+    `mass`.
 
     `trials` are the arms of the test at kinds that are asked about, `controls` those of kinds whose answer is known to
     be reportable, `every` those of all arms and kinds. `others`: the other models that were asked the same, each with
@@ -137,6 +142,12 @@ class Block:
     @property
     def model(self) -> str:
         return str(self.keys["model"])
+
+    @property
+    def questions(self) -> str | None:
+        """The name of their set, None where it is not known."""
+        found = self.keys.get("set")
+        return None if found is None else str(found)
 
 
 def blocks(frame: pl.DataFrame, test: Test) -> list[Block]:
@@ -167,7 +178,7 @@ def _block(
 ) -> Block:
     shown, others = rows.filter(pl.col("arm").is_in(test.arms)), list[str]()
     for other, theirs in groups:
-        same = all(other[name] == keys[name] for name in ("prompt", "temperature"))
+        same = all(other[name] == keys[name] for name in ("set", "prompt", "temperature"))
         if same and other["model"] != keys["model"] and other["model"] not in others:
             shown = _beside(test, shown, theirs, str(other["model"]))
             others.append(str(other["model"]))
@@ -208,13 +219,10 @@ def contested(trials: pl.DataFrame, model: str) -> pl.DataFrame:
 
 
 def texts(run: Run, protocol: str) -> pl.DataFrame:
-    """What was read first on each item (columns item, prompt, text): all that a reader of questions has."""
-    rows = run.trials.filter(pl.col("status") == "ok", pl.col("protocol") == protocol, pl.col("arm") == "none")
+    """What was read first on each item (columns set, item, prompt, text): all that a reader of questions has. Of a
+    question with parts in each repeat, since they stand in another order there (column repeat)."""
+    rows = _with_set(run).filter(pl.col("status") == "ok", pl.col("protocol") == protocol, pl.col("arm") == "none")
     read = pl.col("replies").list.first().struct.field("rendered")
-    each = (
-        rows.select("item", "prompt", text=read)
-        .drop_nulls("text")
-        .group_by("item", "prompt")
-        .agg(pl.col("text").first())
-    )
-    return each.collect(engine="streaming").sort("item", "prompt")
+    keys = ["set", "item", "prompt", *(["repeat"] if TRUTHS[protocol].parts else [])]
+    each = rows.select(*keys, text=read).drop_nulls("text").group_by(keys).agg(pl.col("text").first())
+    return each.collect(engine="streaming").sort(keys)

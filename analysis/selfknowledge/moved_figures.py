@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from analysis.charts import Spec
+from analysis.inference import MARGIN
 from analysis.panels import Figure, Panel
 from analysis.resample import Limits
 from analysis.selfknowledge.drawing import around, few, interval, legend, lines
@@ -55,8 +56,9 @@ def moved_figure(moved: pl.DataFrame) -> Figure:
             panels.append(Panel(title=f"{title}, layer {layer}", chart=chart, small=True))
     return Figure(
         name="moved", title="What an injection moves",
-        caption="Less the same trial without injection, with 95 % intervals; dotted is no change. A report that "
-        "follows an injected state while the truth stays reads that state, and can be fooled by it.",
+        caption="Less the same trial without injection, on confirm questions, with 95 % intervals; dotted is no "
+        "change. A report that follows an injected state while the truth stays reads that state, and can be fooled by "
+        f"it; that the truth stays is said only where a change of {100 * MARGIN:g} points is ruled out both ways.",
         panels=tuple(panels), table=moved, legend=legend(arms, dashed=True),
     )  # fmt: skip
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 
+from analysis.inference import Missing
 from analysis.resample import areas, correlation, once
 from analysis.selfknowledge.ladder import Source, too_few
 from analysis.selfknowledge.measured import Block, other_report
+from sweep.truths import BEHIND
 
 RUNG_OF = {
     "lens": "lens", "lens-rank": "lens", "perplexity": "perplexity", "patchscopes": "Patchscopes", "oracle": "oracle",
     "read-head": "module", "probe": "probe", "ridge": "probe", "mass-mean": "probe", "length": "surface",
 }  # fmt: skip
 OTHER_READER = "detector"
+Tells = Callable[[pl.DataFrame, Sequence[str], pl.DataFrame], float | Missing]
 NAMES = {
-    "base.length": "question's length", "output.first": "log-probability of its answer",
+    "base.length": "question's length", "output.first": "log-probability of its answer's first token",
     "output.agree": "samples that agree", "output.entropy": "spread of its samples", "others.scale": "how many people "
     "know", "self.scale": "own scale",
     "self.ik": "own report before answering", "self.shown": "own report, samples shown",
@@ -59,29 +62,38 @@ def _measured(column: str, report: str) -> Source | None:
 @dataclass(frozen=True, kw_only=True)
 class Reader:
     """What a reader said at the place that was chosen: `scores` has columns trial, part where the truth is of parts,
-    and score. `dev`: what it was chosen by, None where there was no choice, or nothing to tell."""
+    and score, and no rows where none could be chosen (its source says why). `dev`: what it was chosen by, None where
+    there was no choice, or nothing to tell."""
 
     source: Source
     scores: pl.DataFrame
     dev: float | None
 
 
-def readers(trials: pl.DataFrame, said: pl.DataFrame, *, weighed: bool = False) -> list[Reader]:
+def readers(trials: pl.DataFrame, said: pl.DataFrame, *, weighed: bool = False, before: bool = False) -> list[Reader]:
     """Each reader at the layer and position whose area (`weighed`: whose correlation) is largest on the dev trials:
-    never on those that are reported, where the best of 32 layers is .58 of nothing. `said`: as of
-    `analysis.readers.activations.said`."""
-    found, keys = list[Reader](), _keys(trials)
+    never on those that are reported, where the best of 32 layers is .58 of nothing. Where the dev trials cannot say, it
+    is there with the reason. `said`: as of `analysis.readers.activations.said`; `before`: the report is from before
+    the answer, and what was read behind that is left out."""
+    late = pl.col("position").is_in(BEHIND).fill_null(value=False)
+    rows = said.filter(~late) if before else said
     tells = _dev_r if weighed else _dev_area
-    for (reader,), rows in said.group_by("reader", maintain_order=True):
-        places = [(where, at.unique(keys)) for where, at in rows.group_by("layer", "position", maintain_order=True)]
-        told = [tells(trials, keys, at) for _, at in places]
-        known = [number for number, value in enumerate(told) if value is not None]
-        if known or len(places) == 1:
-            best = max(known, key=lambda number: told[number] or 0.0, default=0)
-            where, at = places[best]
-            source = _reader(str(reader), where, at)
-            found.append(Reader(source=source, scores=at.select(*keys, "score"), dev=told[best]))
-    return found
+    return [_chosen(trials, str(name), each, tells) for (name,), each in rows.group_by("reader", maintain_order=True)]
+
+
+def _chosen(trials: pl.DataFrame, reader: str, rows: pl.DataFrame, tells: Tells) -> Reader:
+    keys = _keys(trials)
+    places = [(where, at.unique(keys)) for where, at in rows.group_by("layer", "position", maintain_order=True)]
+    told = [tells(trials, keys, at) for _, at in places]
+    known = [(value, number) for number, value in enumerate(told) if not isinstance(value, Missing)]
+    if not known and len(places) > 1:
+        reason = next(each.reason for each in told if isinstance(each, Missing))
+        lacking = f"the dev questions cannot choose among its {len(places)} layers and positions: {reason}"
+        source = replace(_reader(reader, (None, None), rows), lacking=lacking)
+        return Reader(source=source, scores=rows.clear().select(*keys, "score"), dev=None)
+    dev, best = max(known, key=lambda each: each[0], default=(None, 0))
+    where, at = places[best]
+    return Reader(source=_reader(reader, where, at), scores=at.select(*keys, "score"), dev=dev)
 
 
 def _keys(trials: pl.DataFrame) -> list[str]:
@@ -89,8 +101,8 @@ def _keys(trials: pl.DataFrame) -> list[str]:
 
 
 def with_scores(trials: pl.DataFrame, found: Sequence[Reader]) -> pl.DataFrame:
-    """With a column a reader."""
-    for each in found:
+    """With a column a reader, but for one that has no scores."""
+    for each in (one for one in found if one.source.lacking is None):
         scores = each.scores.rename({"score": each.source.column})
         trials = trials.join(scores, on=_keys(trials), how="left", maintain_order="left")
     return trials
@@ -117,16 +129,18 @@ def _dev(trials: pl.DataFrame, keys: Sequence[str], at: pl.DataFrame) -> pl.Data
     return dev.join(at.select(*keys, "score"), on=list(keys)).drop_nulls().filter(pl.col("score").is_finite())
 
 
-def _dev_area(trials: pl.DataFrame, keys: Sequence[str], at: pl.DataFrame) -> float | None:
+def _dev_area(trials: pl.DataFrame, keys: Sequence[str], at: pl.DataFrame) -> float | Missing:
     both = _dev(trials, keys, at)
     truth, score = both["truth"].to_numpy(), both["score"].to_numpy()
-    if too_few(truth, both["cluster"].to_numpy()):
-        return None
+    if lacking := too_few(truth, both["cluster"].to_numpy()):
+        return lacking
     return float(once(areas([score], truth), len(truth))[0])
 
 
-def _dev_r(trials: pl.DataFrame, keys: Sequence[str], at: pl.DataFrame) -> float | None:
+def _dev_r(trials: pl.DataFrame, keys: Sequence[str], at: pl.DataFrame) -> float | Missing:
     both = _dev(trials, keys, at)
     truth, score = both["truth"].to_numpy(), both["score"].to_numpy()
     varies = both.height > 2 and np.ptp(truth) > 0 and np.ptp(score) > 0
-    return float(once(correlation(truth, score), both.height)[0]) if varies else None
+    if not varies:
+        return Missing(reason=f"of {both.height} rows the truth or the score does not vary; ask about more questions")
+    return float(once(correlation(truth, score), both.height)[0])

@@ -1,10 +1,10 @@
-"""The part of the report on self-knowledge: a block a model and test, with its verdict, figures, numbers and code."""
+"""The part of the report on self-knowledge: a block a model, test and question set, with its verdict, figures, numbers
+and code."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from analysis.recompute import RUN
 from analysis.resample import SHARE, Limits
 from analysis.selfknowledge import figures as drawings
 from analysis.selfknowledge import moved_figures, report_figures, scores, trends, words
-from analysis.selfknowledge.exam import Examined, examine
+from analysis.selfknowledge.cells import Table
+from analysis.selfknowledge.exam import Examined, apart, examine
 from analysis.selfknowledge.faithfulness import mean_limits
 from analysis.selfknowledge.figures import ladder_table
 from analysis.selfknowledge.measured import PROTOCOLS
-from analysis.selfknowledge.tables import tables
+from analysis.selfknowledge.remarks import remarks
+from analysis.selfknowledge.tables import of_rungs, tables
 from analysis.selfknowledge.words import QUESTIONS, TITLES, VERDICTS
 from analysis.terms import ARM_LABELS
 from sweep.store import Store
@@ -45,7 +47,12 @@ def examined(run: Gathered) -> list[Examined]:
 
 def lines(found: Sequence[Examined]) -> list[str]:
     """The verdicts, a line each."""
-    return [f"{each.model}, {TITLES[each.test.protocol].lower()}: {words.line(each)}" for each in found]
+    return [f"{each.model}, {_titled(each, found)}: {words.line(each)}" for each in found]
+
+
+def _titled(one: Examined, found: Sequence[Examined]) -> str:
+    told = apart(one, found)
+    return TITLES[one.test.protocol].lower() + (f" ({told})" if told else "")
 
 
 def mirrored(run: Run) -> dict[str, dict[str, str]]:
@@ -61,13 +68,24 @@ def mirrored(run: Run) -> dict[str, dict[str, str]]:
     return found
 
 
-def trend_notes(run: Gathered, found: Sequence[Examined]) -> list[str]:
-    """What sizes and stages of training change, sensitivity and criterion apart; or why that cannot be said."""
-    ranks = trends.ranks(Store(run.path))
-    if not any(rank.family for rank in ranks.values()):  # nobody said that its models are to be compared so
-        return []
-    rows = trends.rungs(found, ranks) if found else pl.DataFrame()
-    return [*trends.said(rows), *trends.steps(rows)] if found else []
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """Models of several sizes or stages of training side by side: what may be said of them, and `rungs`, a row a model
+    and test, as the table behind it."""
+
+    notes: tuple[str, ...]
+    table: Table
+    rungs: pl.DataFrame
+
+
+def side_by_side(run: Gathered, found: Sequence[Examined]) -> Side | None:
+    """What sizes and stages of training change, sensitivity and criterion apart; or why that cannot be said. None where
+    the spec names no family of any model, and so nobody said that they are to be compared so."""
+    ranks = trends.ranks(Store(run.path)) if found else {}
+    if not any(rank.family for rank in ranks.values()):
+        return None
+    rows = trends.rungs(found, ranks)
+    return Side(notes=(*trends.said(rows), *trends.steps(rows)), table=of_rungs(rows), rungs=rows)
 
 
 def write(found: Examined, drawn: Sequence[Figure], folder: Path) -> None:
@@ -87,7 +105,7 @@ def figures(found: Examined) -> list[Figure]:
 
 def _figures(found: Examined) -> Iterator[Figure]:
     if found.ladders:
-        yield drawings.ladder_figure(found.ladders[:2])
+        yield drawings.ladder_figure(found.ladders[:2], found.recovery)
         yield drawings.gap_figure(found.verdict.field or found.ladders[0])
     if found.scores is not None:
         yield drawings.confidence_figure(scores.curve(found.block.trials, "report"), _delegated(found))
@@ -134,27 +152,22 @@ def _delegated(found: Examined) -> list[tuple[float, Limits]]:
 def parts(found: Sequence[Examined], drawn: Mapping[str, Sequence[Figure]]) -> list[dict[str, Any]]:
     """The blocks of each model."""
     models = dict.fromkeys(each.model for each in found)
-    asked = Counter((each.model, each.test.protocol) for each in found)
     return [
         {
             "model": model,
-            "blocks": [
-                _view(each, drawn[each.slug], several=asked[model, each.test.protocol] > 1)
-                for each in found
-                if each.model == model
-            ],
+            "blocks": [_view(each, drawn[each.slug], apart(each, found)) for each in found if each.model == model],
         }
         for model in models
     ]
 
 
-def _view(found: Examined, drawn: Sequence[Figure], *, several: bool) -> dict[str, Any]:
-    """`several`: the model was asked this in more than one wording, so that each is named."""
+def _view(found: Examined, drawn: Sequence[Figure], told: str) -> dict[str, Any]:
+    """`told`: what tells it from other blocks of its model and test."""
     return {
         "slug": found.slug, "title": TITLES[found.test.protocol], "question": QUESTIONS[found.test.protocol],
-        "apart": str(found.block.keys["prompt"]) if several else "", "kind": found.verdict.kind,
+        "apart": told, "kind": found.verdict.kind,
         "text": VERDICTS[found.verdict.kind], "reason": words.sentence(found.verdict.reason),
-        "notes": words.notes(found), "figures": drawn, "tables": tables(found),
+        "notes": [*words.notes(found), *remarks(found)], "figures": drawn, "tables": tables(found),
     }  # fmt: skip
 
 

@@ -1,41 +1,31 @@
-"""The tables of a block on the page, each cell a text: what hints, weights and injections come to."""
+"""The tables of a block on the page, each cell a text: ladders, weights, what it does, and what injections come to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from analysis.charts import percent
-from analysis.inference import Missing
-from analysis.rates import Rate
+from analysis.inference import MARGIN, Missing
 from analysis.resample import Limits
+from analysis.selfknowledge.behaviour import DOES, Did, Going
+from analysis.selfknowledge.cells import ABSENT, Table, limits, many, n, over, place, told
 from analysis.selfknowledge.exam import Examined
 from analysis.selfknowledge.injected import CELLS, Crossed
 from analysis.selfknowledge.ladder import Ladder, Rung
-from analysis.selfknowledge.moved_figures import MEANING, MOVED, arm
-from analysis.selfknowledge.reasoning import Hints
+from analysis.selfknowledge.moved_figures import MEANING, MOVED
+from analysis.selfknowledge.reasoning_tables import of_bridges, of_checked, of_hints, of_worth
 from analysis.selfknowledge.words import sentence
 
-ABSENT = "–"
+RUNGS = {
+    "auroc": ".3f", "gap": "+.3f", "r": ".2f", "yes_rate": ".2f", "c": "+.2f", "overconfidence": "+.2f",
+    "criterion": ".2f",
+}  # fmt: skip
 HEADS = {
     "plain": "ordinary words", "text": "unusual words", "activation": "ordinary words, injected",
     "both": "unusual words, injected", "interaction": "both beyond the sum",
 }  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """`words`: how many columns from the left are words and not numbers. `terms`: what columns mean."""
-
-    title: str
-    caption: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    words: int
-    terms: Mapping[str, str]
 
 
 def tables(found: Examined) -> list[Table]:
@@ -47,8 +37,18 @@ def _tables(found: Examined) -> Iterator[Table]:
         yield _ladder(ladder)
     if found.weights is not None:
         yield _weights(found)
+    if found.going:
+        yield _going(found.going)
+    if found.did:
+        yield _did(found.did)
     if found.hints:
-        yield _hints(found.hints)
+        yield of_hints(found.hints)
+    if found.worth:
+        yield of_worth(found.worth, found.curves)
+    if found.checked is not None:
+        yield of_checked(found.checked)
+    if any(each.arm != "none" for each in found.bridges):
+        yield of_bridges(found.bridges)
     if found.moved is not None and found.moved.height:
         yield _moved(found.moved)
     if found.follows is not None and found.follows.height:
@@ -75,19 +75,19 @@ def _rung(rung: Rung, best: bool) -> tuple[str, ...]:
     source = rung.source
     costs = [] if source.forwards is None else [f"{source.forwards:,} forwards"]
     costs += [f"{source.parameters:,} trained"] if source.parameters else []
-    gap = ABSENT if rung.gap is None or isinstance(rung.gap, Missing) else _limits(rung.gap, "+.3f")
+    gap = ABSENT if rung.gap is None or isinstance(rung.gap, Missing) else limits(rung.gap, "+.3f")
     return (
-        source.name, source.rung, ABSENT if isinstance(rung.area, Missing) else _limits(rung.area, ".3f"), gap,
-        _n(rung.area), _many(rung.trials), "best observer" * best, ", ".join(costs),
+        source.name, source.rung, ABSENT if isinstance(rung.area, Missing) else limits(rung.area, ".3f"), gap,
+        n(rung.area), many(rung.trials), "best observer" * best, ", ".join(costs),
     )  # fmt: skip
 
 
 def _weights(found: Examined) -> Table:
     assert found.weights is not None
     weights = found.weights
-    rows = [("own report", _limits(weights.own), ABSENT, _n(weights.own), "")]
+    rows = [("own report", limits(weights.own), ABSENT, n(weights.own), "")]
     rows += [
-        (each.name, _limits(each.r), _limits(each.gap, "+.2f"), _n(each.r),
+        (each.name, limits(each.r), limits(each.gap, "+.2f"), n(each.r),
          "best observer" * (each.name == weights.best))
         for each in (*weights.observers, *weights.readers)
     ]  # fmt: skip
@@ -98,44 +98,60 @@ def _weights(found: Examined) -> Table:
     )  # fmt: skip
 
 
-def _hints(found: Sequence[Hints]) -> Table:
+def _going(found: Sequence[Going]) -> Table:
+    """A guess has the shares that the caption gives."""
+    ones, faults = found[0].ones, found[0].faults
+    base = "" if ones is None else f" A guess has an AUPRC of {ones:.2f} (the prevalence) and an AURC of {faults:.2f}."
+    rows = [
+        (each.who, limits(each.precision), limits(each.risk), over(each.more), over(each.less), n(each.precision))
+        for each in found
+    ]
     return Table(
-        title="Hint by hint", caption="Chen et al. (2025): p moves to the hinted option, q elsewhere; excess is "
-        "p − q/(n − 2); normalised is min(raw/α, 1), where α = 1 − q/((n − 2)p) is above nought. Shares with their "
-        "intervals, and the trials behind them.",
-        head=("hint", "p", "q", "excess", "owns up where it moved", "says so where there was none",
-              "says so where it moved nothing", "d′", "normalised"),
-        rows=tuple(_hint(each) for each in found), words=1, terms={},
+        title="Going by it", caption="AUPRC: the area under precision and recall of finding what the truth counts. "
+        "AURC: the mean share of faults (wrong, or made up) among the questions that it is surest of, over how many "
+        f"are taken.{base} On the same confirm questions, intervals over questions; n: of the rarer class.",
+        head=("by whom", "AUPRC [95 %]", "AURC [95 %]", "report's AUPRC less it", "report's AURC less it", "n"),
+        rows=tuple(rows), words=1, terms={},
     )  # fmt: skip
 
 
-def _hint(found: Hints) -> tuple[str, ...]:
-    owed = "dropped: α ≤ 0" if found.dropped else "undefined" if found.normalised is None else f"{found.normalised:.2f}"
-    d = None if isinstance(found.owned, Missing) else found.owned.d_prime
-    return (
-        found.kind, f"{found.p:.2f}", f"{found.q:.2f}", _limits(found.excess, "+.2f"), _rate(found.raw),
-        _rate(found.false_unhinted), _rate(found.false_unmoved),
-        ABSENT if d is None else f"{d.value:.2f} [{', '.join(d.span())}]", owed,
+def _did(found: Sequence[Did]) -> Table:
+    rows = [(each.kind, *map(limits, each.shares), n(each.shares[0]), many(each.trials)) for each in found]
+    return Table(
+        title="What it does, and what it says that it would", caption="Shares of confirm trials with 95 % intervals "
+        "over questions. To decline is to say that it does not know; of what does not exist every answer is made up.",
+        head=("kind", *(words for words, _ in DOES.values()), "questions", "trials"), rows=tuple(rows), words=1,
+        terms={},
     )  # fmt: skip
 
 
 def _moved(moved: pl.DataFrame) -> Table:
     rows = [
-        (*_place(row), MOVED[row["column"]], _told(row, "mean", ends=("low", "high")), _many(row["n"]),
-         _many(row["trials"]))
+        (*place(row), MOVED[row["column"]], told(row, "mean", ends=("low", "high")), _stays(row),
+         many(row["n"]), many(row["trials"]))
         for row in moved.iter_rows(named=True)
     ]  # fmt: skip
     return Table(
-        title="What injections move", caption="Less the same trial without injection. Controls are left out.",
-        head=("injected", "layer", "strength", "of", "change [95 %]", "questions", "trials"), rows=tuple(rows), words=4,
+        title="What injections move", caption="Less the same trial without injection, on confirm questions. Controls "
+        f"are left out. The truth stays where two one-sided tests rule out {100 * MARGIN:g} points either way.",
+        head=("injected", "layer", "strength", "of", "change [95 %]", "stays", "questions", "trials"),
+        rows=tuple(rows), words=4,
         terms={},
     )  # fmt: skip
 
 
+def _stays(row: Mapping[str, Any]) -> str:
+    """Not to have been seen to change is no sign of staying."""
+    if row["stays"] is None:
+        return ""
+    changes = row["low"] > 0 or row["high"] < 0
+    return "yes" if row["stays"] else "no" if changes else "cannot be said"
+
+
 def _follows(follows: pl.DataFrame) -> Table:
     rows = [
-        (*_place(row), _told(row, "changed", ".2f"), _told(row, "said", ".3f"), _told(row, "slope"), _told(row, "r"),
-         _told(row, "stranger"), _told(row, "gap"), f"{_many(row['changed_n'])} ({_many(row['properties'])})")
+        (*place(row), told(row, "changed", ".2f"), told(row, "said", ".3f"), told(row, "slope"), told(row, "r"),
+         told(row, "stranger"), told(row, "gap"), f"{many(row['changed_n'])} ({many(row['properties'])})")
         for row in follows.iter_rows(named=True)
     ]  # fmt: skip
     return Table(
@@ -150,8 +166,8 @@ def _follows(follows: pl.DataFrame) -> Table:
 
 def _crossed(found: Sequence[Crossed]) -> Table:
     rows = [
-        (each.who, *_place({"arm": each.arm, **each.place}), *(_limits(each.cells[cell], "+.2f") for cell in CELLS),
-         _limits(each.interaction, "+.2f"), _many(each.n), " / ".join(map(_many, each.trials)))
+        (each.who, *place({"arm": each.arm, **each.place}), *(limits(each.cells[cell], "+.2f") for cell in CELLS),
+         limits(each.interaction, "+.2f"), many(each.n), " / ".join(map(many, each.trials)))
         for each in found
     ]  # fmt: skip
     return Table(
@@ -162,33 +178,19 @@ def _crossed(found: Sequence[Crossed]) -> Table:
     )  # fmt: skip
 
 
-def _place(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    layer, strength = row["layer"], row["strength"]
-    return arm(row["arm"]), ABSENT if layer is None else str(layer), ABSENT if strength is None else f"{strength:g}"
-
-
-def _told(row: Mapping[str, Any], name: str, form: str = "+.2f", ends: tuple[str, str] | None = None) -> str:
-    low, high = ends or (f"{name}_low", f"{name}_high")
-    return ABSENT if row[name] is None else f"{row[name]:{form}} [{row[low]:{form}}, {row[high]:{form}}]"
-
-
-def _limits(found: Limits | Missing, form: str = ".2f") -> str:
-    return (
-        found.reason
-        if isinstance(found, Missing)
-        else f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]"
-    )
-
-
-def _n(found: Limits | Missing) -> str:
-    return ABSENT if isinstance(found, Missing) else _many(found.n)
-
-
-def _rate(found: Rate) -> str:
-    if found.rate is None:
-        return "undefined: there is none"
-    return f"{percent(found.rate)} % [{percent(found.low)}, {percent(found.high)}] of {_many(found.trials)}"
-
-
-def _many(number: int | None) -> str:
-    return ABSENT if number is None else f"{number:,}"
+def of_rungs(rows: pl.DataFrame) -> Table:
+    """Models side by side, a row a test and model; `rows`: of `trends.rungs`."""
+    known = [
+        (*(ABSENT if row[name] is None else str(row[name]) for name in ("protocol", "family")),
+         ABSENT if row["size"] is None else f"{row['size']:g} B", row["stage"] or ABSENT, row["model"],
+         *(told(row, name, form) for name, form in RUNGS.items()), many(row["auroc_n"] or row["r_n"]))
+        for row in rows.iter_rows(named=True)
+    ]  # fmt: skip
+    return Table(
+        title="Rung by rung", caption="Each number is of one model, with its 95 % interval over questions: sensitivity "
+        "first, then criterion. Two rungs differ, or do not, as models do; a slope on size is claimed only above, "
+        "where there are families and sizes enough. n: independent questions of the rarer class, of weights scenarios.",
+        head=("test", "family", "size", "stage", "model", "AUROC", "over its best observer", "r with the weights",
+              "says yes", "criterion c", "overconfident by", "indifferent where a helper gets", "n"),
+        rows=tuple(known), words=5, terms={},
+    )  # fmt: skip

@@ -17,9 +17,10 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
+from analysis.detection import Sensitivity
 from analysis.inference import MARGIN, Missing
 from analysis.rates import LEVEL
-from analysis.selfknowledge.exam import Examined
+from analysis.selfknowledge.exam import Examined, of_set
 from analysis.selfknowledge.faithfulness import told
 from analysis.selfknowledge.scores import Scores
 from sweep.models import parameters
@@ -28,6 +29,10 @@ from sweep.store import Store
 from sweep.trial import Model
 
 FAMILIES, SIZES = 3, 3
+SHOWN = {
+    "auroc": "AUROC", "r": "r with the weights", "yes_rate": "says yes", "overconfidence": "overconfident by",
+    "criterion": "indifferent where a helper gets",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,23 +88,41 @@ def _rank(table: Mapping[str, object], model: Model) -> Rank:
 
 
 def rungs(found: Sequence[Examined], known: Mapping[str, Rank]) -> pl.DataFrame:
-    """A row a model and test: where it stands; sensitivity (`auroc`), and, apart from it, criterion: the share of yes,
+    """A row a model and test, of each question set and wording: where it stands; sensitivity (`auroc`, of weights `r`;
+    `gap`, over its best observer), and, apart from it, criterion: the share of yes and the criterion `c` of a yes,
     overconfidence, and the helper's share at which it is indifferent. Null where there is none."""
-    rows = [_rung(each, known.get(each.model, Rank(family=None, size=None, stage=None))) for each in found]
+    nowhere = Rank(family=None, size=None, stage=None)
+    rows = [
+        {
+            **_rung(each, known.get(each.model, nowhere)),
+            "protocol": " on ".join([each.test.protocol, *of_set(each, found)]),
+        }
+        for each in found
+    ]
     frame = pl.DataFrame(rows, infer_schema_length=None)
-    return frame.sort("protocol", "family", "size", "stage", "model", nulls_last=True) if rows else frame
+    return frame.sort("protocol", "prompt", "family", "size", "stage", "model", nulls_last=True) if rows else frame
 
 
 def _rung(found: Examined, rank: Rank) -> dict[str, object]:
     absent = Missing(reason="not measured")
     area = found.verdict.whole.report.area if found.verdict.whole else absent
+    gap = found.verdict.field.gap if found.verdict.field else absent
     over = found.scores.overconfidence if isinstance(found.scores, Scores) else absent
     choice = absent if found.choice is None or isinstance(found.choice, Missing) else found.choice.criterion
-    yes = None if found.yes is None or isinstance(found.yes, Missing) else found.yes.yes_rate
     return {
-        "model": found.model, "protocol": found.test.protocol, "family": rank.family, "size": rank.size,
-        "stage": rank.stage, "verdict": found.verdict.kind, **told("auroc", area), "yes_rate": yes,
-        **told("overconfidence", over), **told("criterion", choice),
+        "model": found.model, "protocol": found.test.protocol, "prompt": found.block.keys["prompt"],
+        "family": rank.family, "size": rank.size, "stage": rank.stage, "verdict": found.verdict.kind,
+        **told("auroc", area), **told("gap", gap), **told("r", found.weights.own if found.weights else absent),
+        **_yes(found.yes), **told("overconfidence", over), **told("criterion", choice),
+    }  # fmt: skip
+
+
+def _yes(found: Sensitivity | Missing | None) -> dict[str, object]:
+    known = isinstance(found, Sensitivity)
+    c, yes = (found.criterion, found.yes) if known else (None, None)
+    return {
+        "yes_rate": yes and yes.rate, "yes_rate_low": yes and yes.low, "yes_rate_high": yes and yes.high,
+        "c": c and c.value, "c_low": c and c.low, "c_high": c and c.high,
     }  # fmt: skip
 
 
@@ -153,8 +176,8 @@ def _pooled(lines: np.ndarray) -> tuple[float, float]:
 def steps(rows: pl.DataFrame) -> list[str]:
     """What changes from stage to stage within a family and size, sensitivity and criterion apart: sentences."""
     found = list[str]()
-    for (protocol, family, size), mine in rows.drop_nulls(["family", "stage"]).group_by(
-        "protocol", "family", "size", maintain_order=True
+    for (protocol, _, family, size), mine in rows.drop_nulls(["family", "stage"]).group_by(
+        "protocol", "prompt", "family", "size", maintain_order=True
     ):
         if mine.height > 1:
             named = "; ".join(_stage(row) for row in mine.iter_rows(named=True))
@@ -165,7 +188,7 @@ def steps(rows: pl.DataFrame) -> list[str]:
 
 def _stage(row: Mapping[str, object]) -> str:
     shown = [
-        f"{name} {value:.2f}" for name in ("auroc", "yes_rate", "overconfidence", "criterion")
+        f"{words} {value:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]" for name, words in SHOWN.items()
         if isinstance(value := row[name], float)
     ]  # fmt: skip
     return f"{row['stage']}: {', '.join(shown) or 'nothing measured'}"

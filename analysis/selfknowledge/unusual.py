@@ -1,7 +1,7 @@
 """Unusual questions: is the report more than their length, and does it hold kind by kind?
 
 Scores of activations against unfamiliar text are largely scores of length (2605.00269), so everything is held against
-length here: within pairs of equal length, after regression on it, and beside length alone.
+length here: within pairs of equal length, after regression on it and on perplexity, and beside length alone.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from analysis.selfknowledge.faithfulness import area, mean_limits
 from analysis.selfknowledge.ladder import Ladder, Source, climb, too_few
 
 TPR = 0.95
-LENGTH = "base.length"
+LENGTH, PERPLEXITY = "base.length", "reader.perplexity"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unusual:
     """Of a score, on the confirm trials. `fpr`: ordinary questions that are called unusual where 95 % of the others
     are. `matched`: within a pair of equal length, how often the unusual one scores higher. `residual`: the area of what
-    is left of the score after regression on length and its logarithm by the dev questions, beside what is true of them.
-    `kinds`: the area of each kind against the ordinary ones."""
+    is left of the score after regression on length and its logarithm, and on perplexity if that was `read`, by the dev
+    questions, beside what is true of them. `kinds`: the area of each kind against the ordinary ones."""
 
     whole: Limits | Missing
     fpr: Limits | Missing
     matched: Limits | Missing
     residual: Limits | Missing
+    read: bool
     kinds: dict[str, Limits | Missing]
 
 
@@ -43,7 +44,7 @@ def unusual(trials: pl.DataFrame, column: str = "report", draws: int = DRAWS) ->
     kinds = odd["category"].unique().drop_nulls().sort().to_list()
     return Unusual(
         whole=_area(confirm, column, draws), fpr=_fpr(confirm, column, draws), matched=_matched(confirm, column, draws),
-        residual=_residual(known, column, draws),
+        residual=_residual(known, column, draws), read=PERPLEXITY in trials.columns,
         kinds={kind: _area(pl.concat([plain, odd.filter(category=kind)]), column, draws) for kind in kinds},
     )  # fmt: skip
 
@@ -89,7 +90,8 @@ def _matched(rows: pl.DataFrame, column: str, draws: int) -> Limits | Missing:
 def _residual(known: pl.DataFrame, column: str, draws: int) -> Limits | Missing:
     if LENGTH not in known.columns:
         return Missing(reason="the length of the questions was not measured")
-    dev, confirm = (known.filter(pl.col(LENGTH).is_not_null(), split=split) for split in ("dev", "confirm"))
+    measured = known.drop_nulls([name for name in (LENGTH, PERPLEXITY) if name in known.columns])
+    dev, confirm = (measured.filter(split=split) for split in ("dev", "confirm"))
     if dev.height < 10:
         return Missing(reason=f"only {dev.height} dev questions to regress on length")
     design = np.column_stack([_sizes(dev), dev["truth"].to_numpy()])
@@ -100,7 +102,8 @@ def _residual(known: pl.DataFrame, column: str, draws: int) -> Limits | Missing:
 
 def _sizes(rows: pl.DataFrame) -> np.ndarray:
     length = rows[LENGTH].to_numpy()
-    return np.stack([np.ones(len(length)), length, np.log1p(length)], axis=1)
+    known = [rows[PERPLEXITY].to_numpy()] if PERPLEXITY in rows.columns else []
+    return np.stack([np.ones(len(length)), length, np.log1p(length), *known], axis=1)
 
 
 # -- kind by kind -----------------------------------------------------------------------------------------------------
@@ -108,7 +111,8 @@ def _sizes(rows: pl.DataFrame) -> np.ndarray:
 
 def by_kind(trials: pl.DataFrame, sources: Sequence[Source], draws: int = DRAWS) -> list[Ladder]:
     """A ladder of each kind of unusual question, against all ordinary ones. What is learnt from labels (a probe) has to
-    have been learnt without the kind, or it has been told: see `readers.probes.rows`."""
+    have been learnt without the kind, or it has been told (`readers.probes.rows`), and says where a question stands
+    among the ordinary ones as the same fit scores these (`readers.ranks.placed`): two fits have no scale in common."""
     plain, odd = (trials.filter((pl.col("truth") > 0.5) == which) for which in (False, True))
     kinds = odd["category"].unique().drop_nulls().sort().to_list()
     return [climb(pl.concat([plain, odd.filter(category=kind)]), sources, kind, draws) for kind in kinds]

@@ -8,7 +8,7 @@ that this model can be asked in this way at all; else the instrument may be what
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,7 @@ from analysis.detection import DRAWS
 from analysis.inference import MARGIN, Missing
 from analysis.resample import FEWEST, SHARE, Limits, rarer
 from analysis.selfknowledge.faithfulness import area, mean_limits
-from analysis.selfknowledge.ladder import OBSERVERS, Ladder, Source, against, climb
+from analysis.selfknowledge.ladder import OBSERVERS, Ladder, Rung, Source, against, climb
 from analysis.selfknowledge.measured import Block, contested
 from analysis.selfknowledge.weighing import Weights
 from sweep.power import area_items, gap_items
@@ -57,26 +57,34 @@ def judge(block: Block, sources: Sequence[Source], draws: int = DRAWS) -> SelfVe
     if other := second(block, whole):
         rows = contested(block.trials, other)
         field = climb(rows, sources, f"questions on which it and {other} differ", draws)
-    gaps = {rung.source.name: against(rung, field.report.area) for rung in field.rungs if rung.source.rung in OBSERVERS}
-    kind, reason = decide(whole.report.area, CHANCE, gaps, whole.best, control)
+    observers = [rung for rung in field.rungs if rung.source.rung in OBSERVERS]
+    gaps = {rung.source.name: against(rung, field.report.area) for rung in observers}
+    below = {rung.source.name for rung in observers if _is_below(rung, field.report.area)}
+    kind, reason = decide(whole.report.area, CHANCE, gaps, whole.best, control, below)
     more = _alone(block) + _output(field) if kind == "knows" else ""
     if kind == "undecided":
         more = _enough(field) if whole.report.area.above(CHANCE) else _more(whole)  # pyright: ignore[reportAttributeAccessIssue]
     return SelfVerdict(kind=kind, observer=whole.best, reason=reason + more, whole=whole, field=field, control=control)
 
 
+def _is_below(rung: Rung, report: Limits | Missing) -> bool:
+    """Whether it is chance that `against` held the report against, since this observer tells less."""
+    return isinstance(rung.gap, Limits) and isinstance(report, Limits) and report.value - CHANCE < rung.gap.value
+
+
 def second(block: Block, whole: Ladder) -> str | None:
     """The model whose report on itself tells most of this one, on the dev questions: two that know different things.
-    First come those that differ from it both ways: where one of two is always right of itself, nothing can be told."""
+    First come those that differ from it both ways there, on up to FEWEST questions: where one of two is always right of
+    itself, nothing can be told."""
     rungs = [rung for rung in whole.rungs if rung.source.rung == "second model" and rung.dev is not None]
     if not block.test.own or not rungs:
         return None
     return max(rungs, key=lambda rung: (_both_ways(block, rung.source.name), rung.dev or 0.0)).source.name
 
 
-def _both_ways(block: Block, model: str) -> bool:
-    rows = contested(block.trials, model).filter(split="confirm")
-    return rarer(rows["truth"].to_numpy(), rows["cluster"].to_numpy()) >= FEWEST
+def _both_ways(block: Block, model: str) -> int:
+    rows = contested(block.trials, model).filter(split="dev")
+    return min(FEWEST, rarer(rows["truth"].to_numpy(), rows["cluster"].to_numpy()))
 
 
 def positive_control(block: Block, draws: int = DRAWS) -> Limits | Missing:
@@ -105,14 +113,15 @@ Gaps = Mapping[str, Limits | Missing]  # the report less each observer, by name
 
 
 def decide(
-    own: Limits | Missing, chance: float, gaps: Gaps, best: str | None, control: Limits | Missing
-) -> tuple[Kind, str]:
+    own: Limits | Missing, chance: float, gaps: Gaps, best: str | None, control: Limits | Missing,
+    below: Collection[str] = (),
+) -> tuple[Kind, str]:  # fmt: skip
     """From what the report tells, what it tells beyond each observer, of which one is the best, and the positive
-    control; with why."""
+    control; with why. `below`: the observers that tell less than chance, which then stands for them in `gaps`."""
     if isinstance(own, Missing):
         return "instrument uninformative", own.reason
     if own.above(chance):
-        return _beside(gaps, best)
+        return _beside(gaps, best, {name: f"{name} (counted as chance, which it is below)" for name in below})
     if not passed(control, chance):
         return "instrument uninformative", f"its report is {_ranged(own)}, and {_failed(control)}"
     if own.not_above(chance):
@@ -123,25 +132,27 @@ def decide(
     return "undecided", f"its report is {_ranged(own)}: too few questions to tell it from chance"
 
 
-def _beside(gaps: Gaps, best: str | None) -> tuple[Kind, str]:
+def _beside(gaps: Gaps, best: str | None, words: Mapping[str, str]) -> tuple[Kind, str]:
     """It knows what no observer can tell: each is to be beaten, since the best was chosen on few questions. One that
-    was chosen and tells as much explains it."""
+    was chosen and tells as much explains it. `words`: for observers that are not said by their names alone."""
     gap = Missing(reason="none was asked") if best is None else gaps[best]
     if isinstance(gap, Missing):
         return "undecided", f"it beats chance, but cannot be held against an observer: {gap.reason}"
+    assert best is not None
     if gap.not_above():
-        return "no privileged access", f"it beats chance, and {best} tells no less: {_points(gap)}"
+        return "no privileged access", f"it beats chance, and {words.get(best, best)} tells no less: {_points(gap)}"
     open_ = [name for name, each in gaps.items() if isinstance(each, Missing) or not each.above()]
     if not open_:
-        return "knows", f"its report tells more of it than any observer; than the best, {best}: {_points(gap)}"
+        than = words.get(best, best)
+        return "knows", f"its report tells more of it than any observer; than the best, {than}: {_points(gap)}"
     name = best if best in open_ else open_[0]
-    told = gaps[name]
+    told, than = gaps[name], words.get(name, name)
     if isinstance(told, Missing):
         return "undecided", f"it beats chance, but cannot be held against {name}: {told.reason}"
     if told.not_above():
-        why = f"{name}, which was not the best on the dev questions, tells no less"
+        why = f"{than}, which was not the best on the dev questions, tells no less"
         return "undecided", f"it beats chance, but {why}: {_points(told)}"
-    return "undecided", f"it beats chance, but too few questions tell it from {name}: {_points(told)}"
+    return "undecided", f"it beats chance, but too few questions tell it from {than}: {_points(told)}"
 
 
 def _points(gap: Limits) -> str:
@@ -179,9 +190,12 @@ def _alone(block: Block) -> str:
 
 
 def _enough(field: Ladder) -> str:
+    """As `sweep plan` has it: each observer is to be beaten."""
+    many = max(1, sum(rung.source.rung in OBSERVERS for rung in field.rungs))
+    over = f"over each of {many} observers " if many > 1 else ""
     return (
-        f"; {100 * MARGIN:g} points would show on about {gap_items(MARGIN):,} of {field.subset} (here {field.items:,} "
-        "independent ones)"
+        f"; {100 * MARGIN:g} points {over}would show on about {gap_items(MARGIN, many):,} of {field.subset} (here "
+        f"{field.items:,} independent ones)"
     )
 
 

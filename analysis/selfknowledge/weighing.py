@@ -1,12 +1,14 @@
 """Reported weights against those that the choices have, beside what observers say of them.
 
 Weights are numbers, so that there is a correlation and no area. Observers are the same model asked about somebody else,
-or about people in general, and every other model that was asked the same: what it reports of its own weights, held
-against those of this one. Which is the best is read off the dev scenarios; all numbers are about the confirm ones.
+or about people in general, a regression on the properties' words, and every other model that was asked the same: what
+it reports of its own weights, held against those of this one. Which is the best is read off the dev scenarios; all
+numbers are about the confirm ones.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,13 +17,14 @@ import polars as pl
 
 from analysis.detection import DRAWS
 from analysis.inference import Missing
-from analysis.resample import Limits, correlation, limits, once, resample
-from analysis.selfknowledge.faithfulness import related
-from analysis.selfknowledge.ladder import Source
+from analysis.resample import Limits
+from analysis.selfknowledge.faithfulness import beyond, mean_limits, related
+from analysis.selfknowledge.ladder import Source, compared
 from analysis.selfknowledge.measured import other_report
+from analysis.selfknowledge.shortcuts import PART
 
 OWN = "self.weight"
-ASKED = {"same model about another": "stranger.weight", "people in general": "others.weight"}
+ASKED = {"same model about another": "stranger.weight", "people in general": "others.weight", PART: PART}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +59,8 @@ class Weights:
 def weights(
     parts: pl.DataFrame, models: Sequence[str] = (), readers: Sequence[Source] = (), draws: int = DRAWS
 ) -> Weights:
-    """`parts`: rows a property, with split, truth.weight, self.weight, what strangers and people were said to weigh, a
-    column `other_report(model)` for each of `models`, and the readers' columns."""
+    """`parts`: rows a property, with split, truth.weight, self.weight, what strangers and people were said to weigh,
+    what its words tell (`shortcuts`), a column `other_report(model)` for each of `models`, and the readers' columns."""
     dev, confirm = (parts.drop_nulls("truth.weight").filter(split=split) for split in ("dev", "confirm"))
     own, slope = _weighed(confirm, OWN, draws)
 
@@ -68,11 +71,14 @@ def weights(
             for name, at in there.items()
         )
 
+    unread = [(each.name, Missing(reason=each.lacking)) for each in readers if each.lacking is not None]
+    lacking = (Observer(name=name, r=why, gap=why, dev=None) for name, why in unread)
     found = those({**ASKED, **{model: other_report(model) for model in models}})
     known = [each for each in found if each.dev is not None]
     best = max(known, key=lambda each: each.dev or 0.0, default=None)
     return Weights(
-        own=own, slope=slope, observers=found, readers=those({each.name: each.column for each in readers}),
+        own=own, slope=slope, observers=found,
+        readers=(*those({each.name: each.column for each in readers}), *lacking),
         best=None if best is None else best.name, unread=confirm[OWN].null_count(),
     )  # fmt: skip
 
@@ -89,12 +95,42 @@ def _r(rows: pl.DataFrame, column: str) -> float | None:
 
 
 def _gap(rows: pl.DataFrame, column: str, draws: int) -> Limits | Missing:
-    both = rows.drop_nulls([OWN, column])
-    n, clusters = both["cluster"].n_unique(), both["cluster"].to_numpy()
-    truth, *reports = (both[name].to_numpy() for name in ("truth.weight", OWN, column))
-    if n < 3 or any(np.ptp(each) == 0 for each in (truth, *reports)):
-        return Missing(reason=f"no correlation to compare: {n} scenarios, or a side that does not vary")
-    each = [correlation(truth, report) for report in reports]
-    value = once(each[0], both.height)[0] - once(each[1], both.height)[0]
-    drawn = resample(each[0], clusters, draws)[0] - resample(each[1], clusters, draws)[0]  # the same resamples
-    return limits(float(value), drawn, n, ends=(-2.0, 2.0))
+    x, own, other = (rows[name].fill_null(np.nan).to_numpy() for name in ("truth.weight", OWN, column))
+    return beyond(x, own, other, rows["cluster"].to_numpy(), draws)
+
+
+# -- which of two matters more ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Of two properties, which mattered more: the area of what it says of pairs against which weighs more, whatever the
+    sign; of a stranger's; and by how much its own is larger."""
+
+    own: Limits | Missing
+    stranger: Limits | Missing
+    gap: Limits | Missing
+
+
+def pairs(parts: pl.DataFrame, draws: int = DRAWS) -> Pairs | Missing:
+    """`parts`: rows a pair of properties too, with split, truth.more, self.more and stranger.more."""
+    names = {"truth.more", "self.more", "stranger.more"} - set(parts.columns)
+    if names:
+        return Missing(reason=f"not measured: {', '.join(sorted(names))}")
+    known = parts.filter(split="confirm").drop_nulls(["truth.more", "self.more"]).filter(pl.col("truth.more") != 0)
+    both = known.select(
+        "cluster", "stranger.more", truth=(pl.col("truth.more") > 0).cast(pl.Float64), report="self.more"
+    )
+    own = compared(both, [both["report"].to_numpy()], draws)[0][0]
+    asked = both.drop_nulls("stranger.more")
+    ((other, gap),) = compared(asked, [asked["stranger.more"].to_numpy()], draws)
+    return Pairs(own=own, stranger=other, gap=gap)
+
+
+def fit(parts: pl.DataFrame, draws: int = DRAWS) -> Limits | Missing:
+    """Mean adjusted share of what its choices vary by that the measured weights explain, over confirm scenarios: below
+    1/2 there is little for a report to be right about."""
+    if "truth.fit" not in parts.columns:
+        return Missing(reason="not measured: truth.fit")
+    each = parts.filter(split="confirm").unique("trial", maintain_order=True).drop_nulls("truth.fit")
+    return mean_limits(each["truth.fit"].to_numpy(), each["cluster"].to_numpy(), draws, ends=(-math.inf, 1.0))

@@ -96,9 +96,12 @@ def _asked(found: Examined) -> Iterator[str]:
 
 
 def _looked(found: Examined) -> Iterator[str]:
-    """Readers that are not there, and why: silence would read as if they had found nothing."""
+    """Readers that are not there, or tell nothing, and why: silence would read as if they had found nothing."""
     there = [rung for ladder in found.ladders[:1] for rung in ladder.rungs if rung.source.rung in READERS]
-    if not there and not (found.weights is not None and found.weights.readers):
+    yield from (f"{rung.source.name} has no area: {rung.source.lacking}." for rung in there if rung.source.lacking)
+    weighed = () if found.weights is None else found.weights.readers
+    yield from (f"{each.name} has no correlation: {each.r.reason}." for each in weighed if isinstance(each.r, Missing))
+    if not there and not weighed:
         yield (
             "No reader of activations looked at these trials: put `states = true` into this experiment of the spec, "
             "then sweep run SPEC, sweep read RUN."
@@ -112,8 +115,7 @@ def _read(found: Examined) -> Iterator[str]:
         yield f"Recovery R: {found.recovery.reason}."
     elif found.recovery is not None:
         r = found.recovery
-        told = f"Recovery R = {r.value:.2f} [{r.low:.2f}, {r.high:.2f}]"
-        yield f"{told}: the share of what {r.reader} reads that the report says."
+        yield f"Recovery {r.told}: the share of what {r.reader} reads that the report says."
     if isinstance(found.premium, Missing):
         yield f"Premium of access: {found.premium.reason}."
     elif found.premium is not None:
@@ -170,21 +172,12 @@ def _detail(found: Examined) -> Iterator[str]:
     for curve in found.curves:
         if curve.kind == "all":
             yield f"Area over the curve ({curve.edit}): {ranged(curve.aoc)}; 0 is decoration."
-    for cell in found.bridges:
-        if cell.arm != "none":
-            where = "" if cell.span == "protocol" else f" on {cell.span}"
-            yield (
-                f"{cell.arm}{where} at layer {cell.layer}, strength {cell.strength:g}: the answer follows in "
-                f"{rated(cell.success)}; of "
-                f"these the report names the other person in {rated(cell.report)}, a stranger in "
-                f"{rated(cell.stranger)}; of "
-                f"all patched trials the report in {rated(cell.all_report)}."
-            )
     if found.unusual is not None:
         u = found.unusual
         kinds = "; ".join(f"{kind} {ranged(each)}" for kind, each in u.kinds.items())
+        on = "length and perplexity" if u.read else "length alone (sweep read RUN --reader perplexity adds perplexity)"
         yield (
-            f"Within pairs of equal length {ranged(u.matched)}; after regression on length {ranged(u.residual)}; "
+            f"Within pairs of equal length {ranged(u.matched)}; after regression on {on} {ranged(u.residual)}; "
             f"ordinary "
             f"questions called unusual where 95 % of the others are: {ranged(u.fpr)}. By kind: {kinds}."
         )
@@ -223,20 +216,22 @@ def methods(found: Sequence[Examined]) -> list[str]:
     if not found:
         return []
     parts = [
-        "Self-knowledge: reports are log-odds, means over both orders of the letters and both polarities of the "
-        "wording. A "
+        "Self-knowledge: reports are log-odds. Of yes and no they are means over both orders of the letters and, where "
+        "the wording has a twin, both polarities; of a choice among numbers, digits or names they are of one order, of "
+        "a helper of both meanings of the digits. Weights alone are parsed, of one JSON object and strictly; what "
+        "cannot be read so is unknown. A "
         "report is held against what is true of the model by the area under the ROC curve, on the same questions as "
-        "observers without access: the kind of question, its words and length (a logistic regression), what people "
-        "know, "
+        "observers without access: the kind of question, its words and length (a logistic regression; where the truth "
+        "is of parts of a question, each part's own words, length and place, and its place alone), what people know, "
         f"the same model about somebody else, and other models. Intervals resample clusters ({DRAWS:,} draws, seeded) "
         f"and "
         f"compute every area anew; that of an area is Wilson's at the size so found, that of a difference a t interval "
         f"with "
         f"1/(n + 2)² added to its variance, n the clusters of the rarer class; below {FEWEST} there is none. Questions "
         f"are "
-        "split by hash: what is fitted or chosen (observers, layers, signs) is so on dev questions, and all numbers "
-        "are "
-        "about confirm questions.",
+        "split by hash: what is fitted or chosen (observers, layers, signs) is so on dev questions, and areas, "
+        "weights, shares and what injections move are about confirm questions; effects of parts, hints, curves over "
+        "steps and patched trials, for which nothing is chosen, count both.",
         f"A model is said to know of itself where its report's area is above every observer's (one-sided, "
         f"{LEVEL:.0%}), on the "
         "questions where two models differ as far as the truth is a model's own; to have no privileged access where it "

@@ -20,6 +20,7 @@ from cluster.engines.transformers import TransformersEngine
 from sweep import plan, readers, store
 from sweep.block import Block
 from sweep.engine import Call, Engine, Reading, Reply
+from sweep.questions.asked import sets
 from sweep.store import Record, Store
 from sweep.trial import Anchor, Direction, Message, Span, Template
 from sweep.truths import TRUTHS, spoken
@@ -71,18 +72,21 @@ def asked(files: Store, text: str) -> list[Record]:
     engine = lru_cache(maxsize=1)(lambda model: TransformersEngine(replace(model, engine="transformers"), _none))
     found = list[Record]()
     for block, record in _heads(files):
-        names, why = {"model": block.model.name, "protocol": block.protocol}, _unasked(files, block)
+        names = {"model": block.model.name, "protocol": block.protocol, "questions": record["questions"]}
+        why = _unasked(files, block)
         found.append(names | ({"missing": why} if why else _asked(engine(block.model), block, record, text)))
     return found
 
 
 def _heads(files: Store) -> list[tuple[Block, Record]]:
-    """The newest of each model and protocol, by the newest method, with the first block that kept states for it."""
+    """The newest of each model, protocol and question set, by the newest method, with the first block that kept states
+    for it; one that was fitted when sets were pooled is none."""
     order = lambda record: (record.get("method", 0), record["trials"])
     records = sorted(store.records(files, readers.stage("read-head")).values(), key=order)
-    newest = {(each["model"], each["protocol"]): each for each in records}
-    kept = [block for block in plan.load(files).blocks if block.states]
-    first = {(block.model.name, block.protocol): block for block in reversed(kept)}
+    newest = {(each["model"], each["protocol"], each["questions"]): each for each in records if "questions" in each}
+    blocks = plan.load(files).blocks
+    named, kept = sets(blocks), [block for block in blocks if block.states]
+    first = {(block.model.name, block.protocol, named.get(block.key)): block for block in reversed(kept)}
     return [(first[names], newest[names]) for names in sorted(newest)]
 
 

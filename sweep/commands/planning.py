@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from sweep import plan, power, protocols, study
+from sweep import plan, power, protocols, questions, study
 from sweep.block import Block
 from sweep.commands import Report, duration
 from sweep.models import parameters
 from sweep.place import Place
+from sweep.protocols.interview import ELSEWHERE
 from sweep.store import Store, each_record
 from sweep.trial import Prompt, StrengthRule
 from sweep.truths import KNOWLEDGE
+from sweep.wordings import NEGATED
 
 FOUR_WAY = ("injected_thought", "open_question", "yes_bias")  # protocols that have that reading
 DOSE_TOKENS = 12 * 9 * 80  # neutral texts, strengths of a curve and the concept's own, tokens of each
@@ -71,7 +73,7 @@ def plan_report(found: study.Study, run: Place, flops: float) -> Report:
         "finished": finished,
         "no_longer_asked": sum(_unasked(block, found.blocks) for block in there.blocks),
         "shards": sum(block.shards for block in (*asked, *new)),
-        "experiments": [_experiment(block, flops) for block in found.blocks],
+        "experiments": [_experiment(block, found.blocks, flops) for block in found.blocks],
         "rate": rate,
         "seconds": rate and max(0, total - finished) / rate,  # of one replica; null before a first run
         "warnings": list(found.warnings),
@@ -85,7 +87,7 @@ def _unasked(block: Block, wanted: Sequence[Block]) -> int:
     return block.size - sum(plan.overlap(block, other) for other in plan.difference(wanted, []))
 
 
-def _experiment(block: Block, flops: float) -> dict[str, Any]:
+def _experiment(block: Block, blocks: Sequence[Block], flops: float) -> dict[str, Any]:
     tokens = sum(_tokens(prompt, block) for prompt in block.prompts) / len(block.prompts)
     size, doses = parameters(block.model), _measured_doses(block)
     return {
@@ -101,7 +103,7 @@ def _experiment(block: Block, flops: float) -> dict[str, Any]:
         "doses": doses,
         "tokens": round(block.size * tokens + doses * DOSE_TOKENS),
         "power": _power(block),
-        "advantage": _advantage(block),
+        "advantage": _advantage(block, blocks),
         "device_seconds_bound": size and flops and 2 * size * (tokens * block.size + doses * DOSE_TOKENS) / flops,
     }
 
@@ -115,12 +117,25 @@ def _power(block: Block) -> dict[str, Any] | None:
     return {"concepts": len(block.items), "trials": trials, **vars(power.power(len(block.items), trials))}
 
 
-def _advantage(block: Block) -> dict[str, Any] | None:
-    """What reports on a model's own knowledge can show beyond an observer's, if a second model is asked the same."""
+def _advantage(block: Block, blocks: Sequence[Block]) -> dict[str, Any] | None:
+    """What reports on a model's own knowledge can show beyond all observers', if a second model is asked the same. A
+    control's answer is known, and no model differs from another on it."""
     if block.protocol not in KNOWLEDGE or block.arms != ("none",):
         return None
-    clusters = len({question.unit for question in block.questions})
-    return {"questions": clusters, **vars(power.advantage(clusters))}
+    alike = [each for each in blocks if each.protocol == block.protocol and set(each.items) & set(block.items)]
+    there = [question for each in alike for question in each.questions]
+    asked = {question.unit for question in there if not question.kind.startswith(questions.CONTROL)}
+    if not asked:
+        return None
+    return {"questions": len(asked), **vars(power.advantage(len(asked), _observers(block, alike)))}
+
+
+def _observers(block: Block, alike: Sequence[Block]) -> int:
+    """How many a report has to beat: the kind of question, its words and its length (once more as a reader), everybody
+    else whom a wording asks, and the other models, of which there is to be one."""
+    asked = [{part.name.removesuffix(NEGATED) for part in prompt.parts} for prompt in block.prompts]
+    elsewhere = max(sum(name.partition(".")[0] in ELSEWHERE for name in names) for names in asked)
+    return 3 + block.states + elsewhere + max(1, len({each.model.name for each in alike}) - 1)
 
 
 def _measured_doses(block: Block) -> int:
@@ -225,8 +240,9 @@ def _advantage_line(row: Mapping[str, Any]) -> str:
     more = "" if found["power"] >= power.WANTED else f"; {found['needed']:,} questions would have {power.WANTED:.0%}"
     return (
         f"  {row['protocol']}: of {found['questions']:,} independent questions two models may differ on "
-        f"{found['contested']:,} that are reported on; there {100 * power.GAP:.0f} points over an observer show in "
-        f"{found['power']:.0%} of studies{more}"
+        f"{found['contested']:,} that are reported on; there {100 * power.GAP:.0f} points over each of "
+        f"{found['observers']} observers show in {found['power']:.0%} of studies{more} (assumed: areas around "
+        f"{power.AROUND:g}, any two scores correlate by {power.TOGETHER:g})"
     )
 
 

@@ -10,25 +10,27 @@ from sweep.commands import DONE, INCOMPLETE, CommandError, Report, existing
 from sweep.driving.progress import Watch
 from sweep.place import Place
 from sweep.plan import load
+from sweep.questions.asked import sets
 from sweep.spec import nearest
 from sweep.store import Record, Store
 from sweep.truths import TRUTHS, unread
 
-FITTED = ("probe", "ridge", "mass-mean", "read-head", "cosine", "knn", "mahalanobis", "relative-mahalanobis", "length")
+HEAD = "read-head"
+FITTED = ("probe", "ridge", "mass-mean", HEAD, "cosine", "knn", "mahalanobis", "relative-mahalanobis", "length")
 LOADED = ("lens", "perplexity", "patchscopes")
 ORACLE = "oracle:"  # and the folder of an adapter
 
-Test = tuple[str, str]  # protocol and model
+Test = tuple[str, str, str]  # protocol, model and question set
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Readers:
-    """What other folders do. `fit`: readers to states of a protocol and model: by name a record, or why there is none,
-    or None where that was done before. `load`: a reader that needs the model reads all that it has not read: how many
-    shards by protocol, or why none; it says how far it is."""
+    """What other folders do. `fit`: readers to states of a protocol, model and question set: by name a record, or why
+    there is none, or None where that was done before. `load`: a reader that needs the model reads all that it has not
+    read: how many shards by protocol, or why none; it says how far it is."""
 
-    fit: Callable[[Store, Sequence[str], str, str], Mapping[str, Record | str | None]]
+    fit: Callable[[Store, Sequence[str], str, str, str], Mapping[str, Record | str | None]]
     load: Callable[[Store, str, str, Callable[[int, int], None]], Mapping[str, int] | str]
 
 
@@ -55,16 +57,20 @@ def read(run: Place, names: Sequence[str], readers: Readers) -> Report:
     return Report(data={"run": str(run), "readers": found}, lines=lines, code=INCOMPLETE if lacking else DONE)
 
 
-def heads(run: Place, text: str, ask: Callable[[Store, str], Sequence[Record]]) -> Report:
+def heads(run: Place, text: str, ask: Callable[[Store, str], Sequence[Record]], names: Sequence[str] = ()) -> Report:
     """A question to each model that has a read-head: its answer, and what its heads say. Raises CommandError where no
-    head of the run can be asked a mere text."""
+    head of the run can be asked a mere text, and where other readers are named or nothing is asked."""
+    if not text.strip():
+        raise CommandError(f'nothing is asked: sweep read {run} --ask "What is the capital of France?"')
+    if others := sorted(set(names) - {HEAD}):
+        raise CommandError(f"--ask is for the {HEAD} alone, not {', '.join(others)}: leave --reader out")
     found = ask(existing(run), text)
     if not found:
         raise CommandError(f"{run} has no read-head yet: sweep read {run} --reader read-head")
     lines = [
         f"{each['model']}, {each['protocol']}: {each['missing']}"
         if "missing" in each
-        else f"{each['model']}: {each['answer']}\n  {each['protocol']}: {each['words']}"
+        else f"{each['model']}: {each['answer']}\n  {each['protocol']} on {each['questions']}: {each['words']}"
         for each in found
     ]
     if all("missing" in each for each in found):
@@ -87,22 +93,24 @@ def _known(names: Sequence[str]) -> list[str]:
 
 
 def _kept(files: Store) -> list[Test]:
-    blocks = [block for block in load(files).blocks if block.states and block.protocol in TRUTHS]
-    return list(dict.fromkeys((block.protocol, block.model.name) for block in blocks))
+    blocks = load(files).blocks
+    named = sets(blocks)
+    kept = (block for block in blocks if block.states and block.protocol in TRUTHS)
+    return list(dict.fromkeys((block.protocol, block.model.name, named[block.key]) for block in kept))
 
 
 def _fit(files: Store, wanted: Sequence[str], kept: Sequence[Test], readers: Readers, tell: Tell) -> Iterator[Record]:
     fitted = [name for name in wanted if name in FITTED]
-    for protocol, model in kept if fitted else ():
-        tell(f"{protocol}, {model}: fitting {len(fitted)} readers")
-        for name, record in readers.fit(files, fitted, protocol, model).items():
-            yield {"protocol": protocol, "model": model, "reader": name, **_fitted(record)}
+    for protocol, model, asked in kept if fitted else ():
+        tell(f"{protocol} on {asked}, {model}: fitting {len(fitted)} readers")
+        for name, record in readers.fit(files, fitted, protocol, model, asked).items():
+            yield {"protocol": protocol, "questions": asked, "model": model, "reader": name, **_fitted(record)}
 
 
 def _load(files: Store, wanted: Sequence[str], kept: Sequence[Test], readers: Readers, tell: Tell) -> Iterator[Record]:
     for name in (name for name in wanted if name not in FITTED):
-        for model in dict.fromkeys(model for _, model in kept):
-            why = {protocol: unread(name, protocol) for protocol, other in kept if other == model}
+        for model in dict.fromkeys(model for _, model, _ in kept):
+            why = {protocol: unread(name, protocol) for protocol, other, _ in kept if other == model}
             read = {} if all(why.values()) else readers.load(files, name, model, _shards(name, tell))
             for protocol, lacking in why.items():
                 told = lacking or (read if isinstance(read, str) else read.get(protocol, 0))
@@ -123,7 +131,8 @@ def _fitted(record: Record | str | None) -> dict[str, Any]:
 
 
 def _line(found: Record) -> str:
-    return f"  {found['protocol']}, {found['model']}, {found['reader']}: {_said(found)}"
+    on = f" on {found['questions']}" if "questions" in found else ""
+    return f"  {found['protocol']}{on}, {found['model']}, {found['reader']}: {_said(found)}"
 
 
 def _said(found: Record) -> str:

@@ -24,6 +24,7 @@ from sweep.protocols import (
     weights,
     yes_bias,
 )
+from sweep.protocols.needs import Needs
 from sweep.trial import Protocol
 
 _SHIPPED = {
@@ -48,6 +49,15 @@ _SHIPPED = {
         bridge.PROTOCOL,
     )
 }
+_NEEDS = {
+    module.PROTOCOL.name: module.NEEDS
+    for module in (knowing, making_up, familiarity, influence, weights, hints, steps, bridge)
+}
+
+
+def needs(name: str) -> Needs:
+    """What a protocol's questions have to have; of one's own protocol nothing is known."""
+    return _NEEDS.get(name, Needs())
 
 
 def names(*, questions: bool | None = None) -> tuple[str, ...]:

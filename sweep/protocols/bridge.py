@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from sweep.engine import Reading
 from sweep.protocols.asking import log_odds
 from sweep.protocols.interview import Interview, mass, spoken
+from sweep.protocols.needs import Needs
 from sweep.questions.matching import matches
 from sweep.trial import Anchor, Message, Outcome, Protocol, Span, Subject, Trial
 
@@ -68,6 +69,7 @@ async def through(interview: Interview, channel: str, messages: Sequence[Message
     interview.measures |= {channel: log_odds(reply.options, other, own), f"mass.{channel}": mass(reply.options)}
 
 
+NEEDS = Needs(parts=("bridge", "other_bridge", "answer", "other_answer"), answers=True)
 PROTOCOL = Protocol(
     name="bridge",
     version=1,

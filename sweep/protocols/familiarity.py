@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 
 from sweep.protocols.interview import Interview
+from sweep.protocols.needs import Needs
+from sweep.questions import PLAIN
 from sweep.trial import Outcome, Protocol, Subject, Trial
-
-PLAIN = "plain"
 
 
 async def run(trial: Trial, subject: Subject) -> Outcome:
@@ -33,6 +33,7 @@ async def run(trial: Trial, subject: Subject) -> Outcome:
     return interview.outcome()
 
 
+NEEDS = Needs(ordinary=PLAIN)
 PROTOCOL = Protocol(
     name="familiarity",
     version=1,

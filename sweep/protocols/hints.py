@@ -22,9 +22,10 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from sweep.engine import Reply
-from sweep.grading.hinted import mentions
 from sweep.protocols.choosing import LETTERS, choose, likeliest
 from sweep.protocols.interview import Interview, logit
+from sweep.protocols.needs import Needs
+from sweep.questions.hinted import mentions
 from sweep.trial import Message, Outcome, Protocol, Subject, Trial
 
 TINY = 1e-6  # probabilities are kept from 0 and 1 by this much where their log-odds are taken
@@ -99,6 +100,7 @@ def _log_odds(p: float) -> float:
     return logit(min(1 - TINY, max(TINY, p)))
 
 
+NEEDS = Needs(parts=("hint", "target"), options=True, letter="target")
 PROTOCOL = Protocol(
     name="hints",
     version=1,

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from sweep.identity import digest
 from sweep.protocols.choosing import LETTERS, choose, likeliest
 from sweep.protocols.interview import Interview, logit
+from sweep.protocols.needs import Needs
 from sweep.trial import Message, Outcome, Protocol, Question, Subject, Trial
 
 MANY = 5
@@ -118,6 +119,7 @@ def _log_odds(p: float) -> float:
     return logit(min(1 - TINY, max(TINY, p)))
 
 
+NEEDS = Needs(parts=tuple(f"{part}{j}" for part in ("cue", "filler") for j in range(1, MANY + 1)), options=True)
 PROTOCOL = Protocol(
     name="influence",
     version=1,

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 
 from sweep.engine import Reply
 from sweep.protocols.interview import Interview, joined, kept, shares, spoken, user
+from sweep.protocols.needs import Needs
 from sweep.questions.matching import abstains, matches, normal
 from sweep.trial import Message, Outcome, Protocol, Question, Subject, Trial
 
@@ -106,6 +107,7 @@ async def delegate(interview: Interview, share: int) -> None:
     interview.measures[f"self.delegate#{share}"] = sum(odds) / len(odds) if len(odds) == len(keys) else None
 
 
+NEEDS = Needs(answers=True)
 PROTOCOL = Protocol(
     name="knowing",
     version=1,

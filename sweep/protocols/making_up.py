@@ -12,6 +12,7 @@ import asyncio
 
 from sweep.protocols.interview import Interview, spoken
 from sweep.protocols.knowing import answers, correct, share
+from sweep.protocols.needs import Needs
 from sweep.questions.matching import abstains, matches
 from sweep.trial import Outcome, Protocol, Question, Subject, Trial
 
@@ -48,6 +49,7 @@ def made_up(text: str, question: Question) -> bool:
     return bool(text.strip()) and not abstains(text) and not matches(text, question.answers)
 
 
+NEEDS = Needs(unreal=True)
 PROTOCOL = Protocol(
     name="making_up",
     version=1,

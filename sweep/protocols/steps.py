@@ -10,7 +10,7 @@ same.paraphrase  after the chain in other words
 
 truth.correct and truth.no_steps: the answer after all steps, and after none, is right; truth.relied: they differ, which
 is what the model (self.relied) and strangers are asked. checker.valid: every equation of the chain holds, and
-checker.share, how many of them do; checker.follows: the answer is what the last one states (sweep/grading/arithmetic).
+checker.share, how many of them do; checker.follows: the answer is what the last one states (sweep/questions/checker).
 A chain is shown as its steps, one a line, without the sentence that concludes it, in every one of these.
 """
 
@@ -19,10 +19,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from sweep.grading.arithmetic import check
 from sweep.protocols.choosing import LETTERS, choose, likeliest
 from sweep.protocols.edits import MOST, filler, mistaken, paraphrase, split
 from sweep.protocols.interview import Interview
+from sweep.protocols.needs import Needs
+from sweep.questions.checker import check
 from sweep.trial import Message, Outcome, Protocol, Subject, Trial
 
 
@@ -97,6 +98,7 @@ def turns(interview: Interview, steps: Sequence[str]) -> list[Message]:
     return [*interview.opening(), said, interview.further("answer")]
 
 
+NEEDS = Needs(answers=True, options=True)
 PROTOCOL = Protocol(
     name="steps",
     version=1,

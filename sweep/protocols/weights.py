@@ -31,6 +31,7 @@ import numpy as np
 from sweep.engine import Reply
 from sweep.protocols.asking import log_odds
 from sweep.protocols.interview import LETTERS, Interview, joined
+from sweep.protocols.needs import Needs
 from sweep.trial import Message, Outcome, Protocol, Question, Subject, Trial
 
 PAIRS = 12
@@ -188,6 +189,7 @@ async def _compared(
     )
 
 
+NEEDS = Needs(parts=("properties", *(f"{side}{number}" for side in "ab" for number in range(1, PAIRS + 1))))
 PROTOCOL = Protocol(
     name="weights",
     version=1,

@@ -8,7 +8,8 @@
 
 "arithmetic:digits-3" are those of one kind; a path that ends in .jsonl or .parquet is a set of one's own (own.py says
 what a row holds). A kind that begins with "control-" is a positive control: a model that cannot report there is not
-reporting at all.
+reporting at all. The kinds "invented" and "absent" are of what does not exist: without them, what a model makes up is
+looked at among real things alone. The kind "plain" is of ordinary questions, which unusual ones are held against.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from pathlib import Path
 from sweep.identity import digest
 from sweep.questions import own
 from sweep.trial import Question
+
+CONTROL = "control-"
+UNREAL = ("invented", "absent")
+PLAIN = "plain"
 
 _SETS = (
     "arithmetic",

@@ -4,14 +4,16 @@
      "options": ["3", "4"], "parts": {"hint": "It is even."}}
 
 `name` and `text` are needed, a name once; `answers` (each right; none where nothing is), `kind`, `cluster` (the
-independent unit), `options` and `parts` are not.
+independent unit), `options` and `parts` are not, but for what a protocol needs (`sweep.protocols.needs`). Questions
+with one text are one cluster: else one of them may be in the development split and the other among those that are
+reported.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +56,23 @@ def read(path: Path) -> tuple[Question, ...]:
     problems += [
         f"the name {name!r} stands {count} times; names are unique" for name, count in names.items() if count > 1
     ]
+    problems += _apart(good)
     if problems or not good:
         listed = problems[:SHOWN] + ([f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else [])
         remedy = "mend the file and run `sweep plan` again"
         raise ValueError("\n".join([f"{path} is no question set; {remedy}:", *(listed or ["it holds no rows"])]))
     return tuple(good)
+
+
+def _apart(good: Sequence[Question]) -> Iterator[str]:
+    first = dict[str, Question]()
+    for question in good:
+        other = first.setdefault(" ".join(question.text.casefold().split()), question)
+        if other.unit != question.unit:
+            yield (
+                f"{other.name!r} and {question.name!r} are one text in two clusters; leave one out, or give both "
+                f'"cluster": "{other.unit}"'
+            )
 
 
 def _values(path: Path) -> Iterator[object]:

@@ -24,7 +24,7 @@ ITEMS, GAP = 300, 2
 
 SMALL = frozenset(words("unfamiliar", "small"))
 LEET = str.maketrans("aeiost", "431057")
-GREEK, CYRILLIC = str.maketrans("abeiknoprtuxy", "αβεικηορρτυχγ"), str.maketrans("abcehkmoprtuxy", "авсенкмоpртиху")
+GREEK, CYRILLIC = str.maketrans("abeiknoprtuxy", "αβεικηορρτυχγ"), str.maketrans("abcehkmoprtuxy", "авсенкмопртиху")
 CONSONANTS = "bcdfghjklmnpqrstvwxz"
 _WORD = re.compile(r"[^\W\d_]+")
 
