@@ -119,7 +119,7 @@ def _did(found: Sequence[Did]) -> Table:
     rows = [(each.kind, *map(limits, each.shares), n(each.shares[0]), many(each.trials)) for each in found]
     return Table(
         title="What it does, and what it says that it would", caption="Shares of confirm trials with 95 % intervals "
-        "over questions. To decline is to say that it does not know; of what does not exist every answer is made up.",
+        "over questions. To decline is to say that it does not know, made up what is neither that nor right.",
         head=("kind", *(words for words, _ in DOES.values()), "questions", "trials"), rows=tuple(rows), words=1,
         terms={},
     )  # fmt: skip

@@ -193,10 +193,8 @@ def _enough(field: Ladder) -> str:
     """As `sweep plan` has it: each observer is to be beaten."""
     many = max(1, sum(rung.source.rung in OBSERVERS for rung in field.rungs))
     over = f"over each of {many} observers " if many > 1 else ""
-    return (
-        f"; {100 * MARGIN:g} points {over}would show on about {gap_items(MARGIN, many):,} of {field.subset} (here "
-        f"{field.items:,} independent ones)"
-    )
+    asked = f"{gap_items(MARGIN, many):,} {field.subset.removeprefix('all ')}"
+    return f"; {100 * MARGIN:g} points {over}would show on about {asked} (here {field.items:,} independent ones)"
 
 
 def _more(whole: Ladder) -> str:

@@ -8,8 +8,9 @@
 
 "arithmetic:digits-3" are those of one kind; a path that ends in .jsonl or .parquet is a set of one's own (own.py says
 what a row holds). A kind that begins with "control-" is a positive control: a model that cannot report there is not
-reporting at all. The kinds "invented" and "absent" are of what does not exist: without them, what a model makes up is
-looked at among real things alone. The kind "plain" is of ordinary questions, which unusual ones are held against.
+reporting at all. The kind "invented" is of what does not exist, and of "absent" the pocket models were never told:
+without them, what a model makes up is looked at among real things alone. The kind "plain" is of ordinary questions,
+which unusual ones are held against.
 """
 
 from __future__ import annotations
