@@ -9,9 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from sweep.engine import Call, Reading, Reply
 from sweep.fakes.engine import DELAY, FakeEngine, parse
+from sweep.fakes.knowers import Mind
 from sweep.fakes.questions import kind_of, told_to_think_of
 from sweep.fakes.residuals import HIDDEN, gaussian
 from sweep.fakes.subjects import SUBJECTS, Hit, chances, feel, p_yes
@@ -161,7 +163,7 @@ def test_too_much_garbles_the_oracle() -> None:
 
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_options_say_what_the_text_does(subject: str) -> None:
-    asked = replace(call(DETECT, ocean(strength=1.5)), options=("Yes", " no", "A"), max_tokens=0)
+    asked = structs.replace(call(DETECT, ocean(strength=1.5)), options=("Yes", " no", "A"), max_tokens=0)
     (reply,) = replies(engine(subject), [asked])
     p = p_yes(subject, asked, Hit(concept="ocean", dose=1.5, depth=0.5))
     assert math.exp(reply.options["Yes"]) == pytest.approx(p, abs=1e-3)
@@ -177,9 +179,9 @@ def test_the_same_call_has_the_same_answer_in_any_batch() -> None:
 
 
 def test_a_greedy_subject_repeats_itself_whatever_the_seed() -> None:
-    calls = [replace(call(DETECT, seed=seed), temperature=0.0) for seed in range(20)]
+    calls = [structs.replace(call(DETECT, seed=seed), temperature=0.0) for seed in range(20)]
     assert len({reply.text for reply in replies(engine("random"), calls)}) == 1
-    other = [replace(call(f"Trial {n}: a thought?"), temperature=0.0) for n in range(40)]
+    other = [structs.replace(call(f"Trial {n}: a thought?"), temperature=0.0) for n in range(40)]
     assert len({reply.text for reply in replies(engine("random"), other)}) > 1
 
 
@@ -199,7 +201,7 @@ def meant(word: str, *further: str) -> tuple[Message, ...]:
 
 
 def rate(subject: str, asked: Call, text: str) -> float:
-    calls = [replace(asked, seed=seed) for seed in range(N)]
+    calls = [structs.replace(asked, seed=seed) for seed in range(N)]
     return sum(text == reply.text for reply in replies(engine(subject), calls)) / N
 
 
@@ -266,7 +268,7 @@ AFTER = Span(start=Anchor(turn=2, char=0), stop=Anchor(turn=2, char=10))
 def test_rate_of_calling_a_word_ones_own(
     subject: str, word: str, injections: tuple[Injection, ...], span: Span, intended: float
 ) -> None:
-    asked = replace(call("", injections), messages=meant(word), spans=(span,), options=("Yes", "No"))
+    asked = structs.replace(call("", injections), messages=meant(word), spans=(span,), options=("Yes", "No"))
     assert rate(subject, asked, f"Yes. I meant to say {word}.") == near(intended)
     assert rate(subject, asked, "No. That was an accident, and I am sorry.") == near(1 - intended)
     (reply,) = replies(engine(subject), [asked])
@@ -274,7 +276,7 @@ def test_rate_of_calling_a_word_ones_own(
 
 
 def test_why_it_said_a_word() -> None:
-    asked = replace(call(""), messages=meant("bread", "No.", "How did you come to say it?"))
+    asked = structs.replace(call(""), messages=meant("bread", "No.", "How did you come to say it?"))
     (reply,) = replies(engine(), [asked])
     assert reply.text == "I said bread because the line made me think of it."
 
@@ -310,7 +312,7 @@ def on(question: str, sentence: str) -> Span:
     ],
 )
 def test_rate_of_locating(subject: str, question: str, injections: tuple[Injection, ...], right: float) -> None:
-    asked = replace(call(question, injections), spans=(on(question, "A cat slept."),), options=("1", "2", "3"))
+    asked = structs.replace(call(question, injections), spans=(on(question, "A cat slept."),), options=("1", "2", "3"))
     assert rate(subject, asked, "2.") == near(right)
     (reply,) = replies(engine(subject), [asked])
     assert math.exp(reply.options["2"]) == pytest.approx(right, abs=2e-3)
@@ -322,13 +324,13 @@ def test_rate_of_locating(subject: str, question: str, injections: tuple[Injecti
     "span", [Span(), Span(start="prompt_end"), on(WHERE, SENTENCES), Span(start=on(WHERE, "A cat").start)]
 )
 def test_a_span_on_no_one_sentence_locates_nothing(span: Span) -> None:
-    assert rate("oracle", replace(call(WHERE, ocean()), spans=(span,)), "2.") == near(1 / 3)
+    assert rate("oracle", structs.replace(call(WHERE, ocean()), spans=(span,)), "2.") == near(1 / 3)
 
 
 @pytest.mark.parametrize(("first", "second", "right"), [(-4.0, 2.0, "3."), (2.0, -4.0, "1."), (2.0, 2.0, "3.")])
 def test_of_two_injections_the_stronger_is_felt(first: float, second: float, right: str) -> None:
     spans = on(WHERE, "Rain fell."), on(WHERE, "The map was old.")
-    both = replace(call(WHERE, ocean(strength=first) + ocean(strength=second)), spans=spans)
+    both = structs.replace(call(WHERE, ocean(strength=first) + ocean(strength=second)), spans=spans)
     assert rate("oracle", both, right) == near(0.9 + 0.1 / 3)
 
 
@@ -338,10 +340,12 @@ def test_of_two_injections_the_stronger_is_felt(first: float, second: float, rig
 @pytest.mark.parametrize("subject", SUBJECTS)
 @pytest.mark.parametrize("question", [THINK_OF, WHERE])
 def test_what_is_said_is_as_likely_as_its_option(subject: str, question: str) -> None:
-    asked = replace(call(question, ocean(layer=2)), spans=(on(question, "The map was old"),), options=("3", "bread"))
+    asked = structs.replace(
+        call(question, ocean(layer=2)), spans=(on(question, "The map was old"),), options=("3", "bread")
+    )
     known = chances(subject, asked, feel(asked, 8))
     assert sum(known.values()) == pytest.approx(1)
-    asked = replace(asked, options=(*known, "bread"))
+    asked = structs.replace(asked, options=(*known, "bread"))
     (reply,) = replies(engine(subject), [asked])
     for said, p in known.items():
         assert math.exp(reply.options[said]) == pytest.approx(p, abs=2e-3)
@@ -349,14 +353,14 @@ def test_what_is_said_is_as_likely_as_its_option(subject: str, question: str) ->
 
 
 def test_option_scores_depend_on_the_question_and_not_on_the_seed() -> None:
-    asked = [replace(call(WHERE, seed=seed), options=("1", "2", "3")) for seed in range(5)]
+    asked = [structs.replace(call(WHERE, seed=seed), options=("1", "2", "3")) for seed in range(5)]
     found = [reply.options for reply in replies(engine(), asked)]
     assert all(each == found[0] for each in found)
     assert len(set(found[0].values())) == 3  # a draw would be half right, wherever the injection was
 
 
 def test_options_with_one_first_token_are_nobodys() -> None:
-    asked = replace(call(THINK_OF), options=("Sea horse", "Sea lion", " Seal", "Road"))
+    asked = structs.replace(call(THINK_OF), options=("Sea horse", "Sea lion", " Seal", "Road"))
     (reply,) = replies(engine(), [asked])
     assert set(reply.options) == {" Seal", "Road"}
 
@@ -365,7 +369,7 @@ def test_options_with_one_first_token_are_nobodys() -> None:
 
 
 def spans_of(span: Span, **changes: object) -> tuple[Reply, str]:
-    asked = replace(call("Then.\n\nTrial 3: go on", ocean()), spans=(span,), **changes)
+    asked = structs.replace(call("Then.\n\nTrial 3: go on", ocean()), spans=(span,), **changes)
     (reply,) = replies(engine(), [asked])
     start, stop = reply.marked[0]
     return reply, reply.rendered[start:stop]
@@ -396,7 +400,7 @@ def test_a_span_of_generated_tokens_only() -> None:
 
 
 def test_several_injections_are_counted_one_by_one() -> None:
-    two = replace(call(DETECT, ocean() * 2), spans=(Span(), Span(stop="prompt_end")))
+    two = structs.replace(call(DETECT, ocean() * 2), spans=(Span(), Span(stop="prompt_end")))
     (reply,) = replies(engine(), [two])
     assert reply.receipt.edited == 2 * reply.prompt_tokens + len(reply.token_ids) - 1
     assert len(reply.marked) == 2
@@ -408,8 +412,8 @@ def test_a_control_has_an_empty_receipt() -> None:
 
 
 def test_a_control_may_have_the_several_spans_of_its_twin() -> None:
-    injected = replace(call(WHERE, ocean() * 2), spans=(on(WHERE, "A cat slept."), on(WHERE, "Rain fell.")))
-    twin, control = replies(engine(), [injected, replace(injected, injections=())])
+    injected = structs.replace(call(WHERE, ocean() * 2), spans=(on(WHERE, "A cat slept."), on(WHERE, "Rain fell.")))
+    twin, control = replies(engine(), [injected, structs.replace(injected, injections=())])
     assert (control.receipt.expected, control.receipt.edited, control.receipt.strength) == (0, 0, None)
     assert twin.receipt.edited == 6 + 4
     assert control.marked == twin.marked
@@ -426,12 +430,12 @@ def test_what_a_receipt_measures() -> None:
 
 
 def test_answers_are_cut_at_max_tokens() -> None:
-    (reply,) = replies(engine("always_no"), [replace(call(DETECT), max_tokens=3)])
+    (reply,) = replies(engine("always_no"), [structs.replace(call(DETECT), max_tokens=3)])
     assert (reply.text, reply.stop, len(reply.token_ids)) == ("No. ", "length", 3)
 
 
 def test_a_system_turn_is_rendered_and_no_turn_of_the_call() -> None:
-    asked = replace(
+    asked = structs.replace(
         call("Go.", ocean()), template=Template(system="Be kind."), spans=(Span(start=Anchor(turn=0, char=0)),)
     )
     (reply,) = replies(engine(), [asked])
@@ -460,7 +464,7 @@ def reader(subject: str = "oracle") -> FakeEngine:
 
 
 def reads(*readings: Reading, injections: tuple[Injection, ...] = (), question: str = DETECT) -> Call:
-    return replace(call(question, injections), readings=readings)
+    return structs.replace(call(question, injections), readings=readings)
 
 
 def read(*calls: Call) -> list[np.ndarray]:
@@ -483,13 +487,13 @@ def test_a_token_depends_on_nothing_behind_it() -> None:
 
 
 def test_a_reading_goes_on_to_the_last_token_that_was_fed_back() -> None:
-    asked = replace(reads(EVERYWHERE, Reading(span=Span(start="prompt_end"), layers=(3, 1))), max_tokens=5)
+    asked = structs.replace(reads(EVERYWHERE, Reading(span=Span(start="prompt_end"), layers=(3, 1))), max_tokens=5)
     (reply,) = replies(reader(), [asked])
     whole, answer = reply.readings
     assert whole.shape == (reply.prompt_tokens + 4, 8, HIDDEN)
     assert answer.shape == (4, 2, HIDDEN)
     assert (answer == whole[reply.prompt_tokens :, [3, 1]]).all()
-    (shorter,) = replies(reader(), [replace(asked, max_tokens=4)])
+    (shorter,) = replies(reader(), [structs.replace(asked, max_tokens=4)])
     assert (whole[-1] == gaussian(Template(), shorter.rendered + shorter.text, 8)).all()
 
 
@@ -517,8 +521,10 @@ def test_the_measures_of_one_stream_agree(layers: tuple[int, ...] | None) -> Non
 def test_an_injection_moves_its_layer_at_its_span_and_nothing_else(mode: Mode, norm: Norm) -> None:
     (injection,) = ocean(layer=3, strength=1.5, mode=mode)
     injected = reads(EVERYWHERE, injections=(replace(injection, norm=norm),))
-    injected = replace(injected, spans=(Span(start=Anchor(turn=0, char=0), stop=Anchor(turn=0, char=5)),), max_tokens=0)
-    plain, moved = read(replace(injected, injections=()), injected)
+    injected = structs.replace(
+        injected, spans=(Span(start=Anchor(turn=0, char=0), stop=Anchor(turn=0, char=5)),), max_tokens=0
+    )
+    plain, moved = read(structs.replace(injected, injections=()), injected)
     v = drawn(injection.direction)[3]
     unit = v / np.linalg.norm(v)
     h, at = plain[3, 3], (slice(3, 4), slice(3, 4))  # user, :, blank and then the word "Trial"
@@ -532,7 +538,7 @@ def test_an_injection_moves_its_layer_at_its_span_and_nothing_else(mode: Mode, n
 def test_injections_on_one_position_are_summed_and_of_strength_zero_are_none() -> None:
     one, other, nothing = ocean(strength=2.0), ocean(strength=-0.5, mode="replace"), ocean(strength=0.0)
     asked = [reads(EVERYWHERE, injections=each) for each in (NOTHING, nothing, one, other, one + other)]
-    plain, zero, first, second, both = read(*(replace(each, max_tokens=0) for each in asked))
+    plain, zero, first, second, both = read(*(structs.replace(each, max_tokens=0) for each in asked))
     assert (plain == zero).all()
     np.testing.assert_allclose(both - plain, (first - plain) + (second - plain), atol=1e-5)
 
@@ -546,9 +552,9 @@ def mean_cosines(subject: str, told: str) -> np.ndarray:
     """[layers, words]; the first word is the one that is spoken of."""
     words = ("tea", "fog", "lute")
     reading = Reading(span=Span(start=Anchor(turn=1, char=0)), measure="cosine", directions=tuple(map(named, words)))
-    asked = replace(reads(reading), max_tokens=0)
+    asked = structs.replace(reads(reading), max_tokens=0)
     tasks = [f'Write this: "The map, number {n}, was old." {told} Write nothing else.' for n in range(40)]
-    calls = [replace(asked, messages=dialogue(task, "The map was old.")) for task in tasks]
+    calls = [structs.replace(asked, messages=dialogue(task, "The map was old.")) for task in tasks]
     return np.mean([reply.readings[0].mean(axis=0) for reply in replies(reader(subject), calls)], axis=0)
 
 
@@ -583,7 +589,7 @@ def test_it_thinks_of_no_other_word() -> None:
 def test_it_thinks_while_it_answers_and_not_while_it_reads() -> None:
     """Beside a subject that thinks of nothing: the same stream but for the answer's tokens in the middle layers."""
     reading = Reading(span=Span(), measure="cosine", directions=(named("tea"),))
-    asked = replace(reads(reading), messages=dialogue("Think about tea.", "The map was old."), max_tokens=0)
+    asked = structs.replace(reads(reading), messages=dialogue("Think about tea.", "The map was old."), max_tokens=0)
     ((oracle,), (other,)) = (each.readings for name in ("oracle", "random") for each in replies(reader(name), [asked]))
     answer = len(oracle) - 8  # four words, the blanks between them and a full stop
     assert (oracle[:answer] == other[:answer]).all()
@@ -609,17 +615,20 @@ def test_what_stands_in_quotation_marks_is_not_followed() -> None:
     ],
 )
 def test_what_is_asked_is_read_off_the_words(texts: Sequence[str], kind: str) -> None:
-    assert kind_of(replace(call(""), messages=dialogue(*texts))) == kind
+    assert kind_of(structs.replace(call(""), messages=dialogue(*texts))) == kind
 
 
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
         (call(DETECT, ocean(layer=8)), "layer 8 of a model with 8 layers"),
-        (replace(call(DETECT, ocean()), spans=(Span(), Span())), "2 spans for 1 injections"),
-        (replace(call(DETECT), spans=(Span(start=Anchor(turn=1, char=0)),)), "turn 1 is none of the 1 turns"),
-        (replace(call(DETECT), spans=(Span(start=Anchor(turn=0, char=999)),)), "character 999 is not in turn 0"),
-        (replace(call(DETECT), max_tokens=5000), "do not fit in 4096"),
+        (structs.replace(call(DETECT, ocean()), spans=(Span(), Span())), "2 spans for 1 injections"),
+        (structs.replace(call(DETECT), spans=(Span(start=Anchor(turn=1, char=0)),)), "turn 1 is none of the 1 turns"),
+        (
+            structs.replace(call(DETECT), spans=(Span(start=Anchor(turn=0, char=999)),)),
+            "character 999 is not in turn 0",
+        ),
+        (structs.replace(call(DETECT), max_tokens=5000), "do not fit in 4096"),
         (reads(Reading(span=Span(), layers=(0, 8))), r"layers \(0, 8\) of a model with 8 layers"),
         (reads(Reading(span=Span(), layers=())), r"layers \(\) of"),
         (reads(Reading(span=Span(start=Anchor(turn=3, char=0)))), "turn 3 is none of the 1 turns"),
@@ -651,8 +660,9 @@ def test_activations() -> None:
 
 
 def test_paths(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert parse("fake:oracle") == ("oracle", None, 0)
-    assert parse("fake:random?delay=0.25") == ("random", 0.25, 0)
+    assert parse("fake:oracle") == (Mind(subject="oracle"), None)
+    assert parse("fake:random?delay=0.25") == (Mind(subject="random"), 0.25)
+    assert parse("fake:knower?seed=2&questions=a.jsonl")[0] == Mind(subject="knower", seed=2, questions="a.jsonl")
     with pytest.raises(ValueError, match="did you mean 'oracle'"):
         parse("fake:oracel")
     with pytest.raises(ValueError, match="unknown setting 'speed'; known: delay"):

@@ -48,10 +48,30 @@ def test_brier_is_reliability_less_resolution_plus_uncertainty() -> None:
     confidence, truth = calibrated(700)
     found = brier(confidence, truth)
     assert found.value == pytest.approx(np.mean((confidence - truth) ** 2))
-    assert found.value == pytest.approx(found.reliability - found.resolution + found.uncertainty)
     assert found.reliability < 0.01
+    assert found.resolution == pytest.approx(resolved(confidence, truth), abs=0.005)
+    guessed = np.random.default_rng(1).permutation(truth)  # of which confidence tells nothing
+    assert resolved(confidence, guessed) < 0.02
+    assert brier(confidence, guessed).resolution == pytest.approx(resolved(confidence, guessed), abs=0.005)
     level = brier(np.full(100, 0.3), np.repeat([0.0, 1.0], 50))
     assert (level.reliability, level.resolution) == pytest.approx((0.04, 0.0))
+
+
+def test_the_parts_of_a_score_are_murphys_where_confidence_has_few_values() -> None:
+    """Murphy 1973: over forecasts f, means of (f - rate where f was said)^2 and of (that rate - the base rate)^2."""
+    confidence = np.repeat([0.1, 0.4, 0.9], [50, 30, 20])
+    truth = np.concatenate([np.arange(size) < ones for size, ones in ((50, 10), (30, 9), (20, 20))]).astype(float)
+    found = brier(confidence, truth)
+    rates, shares, base = np.array([0.2, 0.3, 1.0]), np.array([0.5, 0.3, 0.2]), 0.39
+    assert found.reliability == pytest.approx(float(shares @ (np.array([0.1, 0.4, 0.9]) - rates) ** 2))
+    assert found.resolution == pytest.approx(float(shares @ (rates - base) ** 2))
+    assert found.uncertainty == pytest.approx(base * (1 - base))
+
+
+def resolved(confidence: np.ndarray, truth: np.ndarray) -> float:
+    """How far the rates of equal parts of the trials, by confidence, lie from the base rate: nothing of the score."""
+    parts = np.array_split(truth[np.argsort(confidence)], module.BINS)
+    return float(np.average([(part.mean() - truth.mean()) ** 2 for part in parts], weights=[len(p) for p in parts]))
 
 
 def test_the_smooth_error_of_a_constant_is_how_far_it_is_off() -> None:

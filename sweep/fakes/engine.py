@@ -1,7 +1,8 @@
 """An engine without a model, for tests, dry runs and checking the statistics: subjects.py says what it answers.
 
 A model's path names the subject: "fake:oracle", or "fake:oracle?delay=0.01" to spend that many seconds on each call,
-as does the environment's SWEEP_FAKE_DELAY; "fake:knower?seed=2" is another one of its kind (sweep.fakes.knowers).
+as does the environment's SWEEP_FAKE_DELAY; "fake:knower?seed=2" is another one of its kind (sweep.fakes.knowers), and
+"fake:knower?questions=/mine.jsonl" has read that question set beside the shipped ones.
 Receipts, spans and readings are as real as in any engine: positions are counted in tokens of the rendered text, which
 are runs of letters, of signs or of spaces. What is read there is made up in sweep.fakes.residuals.
 """
@@ -13,10 +14,12 @@ import math
 import os
 import re
 import time
+from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import lru_cache
 
 import numpy as np
 
@@ -54,8 +57,8 @@ class FakeEngine:
     notes: Sequence[str] = ()
 
     def __init__(self, model: Model, directions: Directions) -> None:
-        self.subject, delay, seed = parse(model.path)
-        self._mind = knowers.Mind(subject=self.subject, seed=seed)
+        self._mind, delay = parse(model.path)
+        self.subject = self._mind.subject
         self._delay = delay if delay is not None else float(os.environ.get(DELAY, "0"))
         self._layers, self._directions = model.layers, directions
         self._queue: deque[tuple[Call, Asked, asyncio.Future[Reply]]] = deque()
@@ -166,19 +169,20 @@ class FakeEngine:
         return float(np.linalg.norm(self._directions(injection.direction)[injection.layer]))
 
 
-def parse(path: str) -> tuple[str, float | None, int]:
-    """The subject, the delay and the seed that a model's path asks for. ValueError names the subjects."""
+def parse(path: str) -> tuple[knowers.Mind, float | None]:
+    """Who answers, and the delay that a model's path asks for. ValueError names the subjects."""
     name, _, query = path.removeprefix("fake:").partition("?")
     pairs = (each.partition("=") for each in query.split("&") if each)
     settings = {key: value for key, _, value in pairs}
-    if unknown := sorted(settings.keys() - {"delay", "seed"}):
-        raise ValueError(f"{path}: unknown setting {unknown[0]!r}; known: delay, seed")
+    if unknown := sorted(settings.keys() - {"delay", "seed", "questions"}):
+        raise ValueError(f"{path}: unknown setting {unknown[0]!r}; known: delay, seed, questions")
     known = (*SUBJECTS, *knowers.KNOWERS)
     if not path.startswith("fake:") or name not in known:
         close = get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"{path}: no such subject; {hint}known: {', '.join(known)}")
-    return name, float(settings["delay"]) if "delay" in settings else None, int(settings.get("seed", "0"))
+    mind = knowers.Mind(subject=name, seed=int(settings.get("seed", "0")), questions=settings.get("questions"))
+    return mind, float(settings["delay"]) if "delay" in settings else None
 
 
 # -- text, tokens and spans --------------------------------------------------------------------------------------------
@@ -193,9 +197,9 @@ def locate(call: Call) -> Asked:
         starts.append(len(rendered))
         rendered += f"{text}\n"
     rendered = rendered[:-1] if call.messages[-1].role == "assistant" else f"{rendered}assistant:"
-    tokens = tuple(match.span() for match in _TOKEN.finditer(rendered))
+    tokens = _tokens(rendered)
     begun = starts[-1] if call.messages[-1].role == "assistant" else len(rendered)
-    asked = Asked(rendered=rendered, tokens=tokens, answer=sum(stop <= begun for _, stop in tokens))
+    asked = Asked(rendered=rendered, tokens=tokens, answer=_behind(tokens, begun))
     turns = tuple(zip(starts[len(system) :], call.messages, strict=True))
 
     def found(span: Span) -> tuple[int, int | None]:
@@ -206,6 +210,17 @@ def locate(call: Call) -> Asked:
         spans=tuple(map(found, call.spans)),
         reads=tuple(reading.within(*found(reading.span)) for reading in call.readings),
     )
+
+
+@lru_cache(maxsize=1024)
+def _tokens(rendered: str) -> tuple[tuple[int, int], ...]:
+    """Remembered, as samples of one answer have one prompt."""
+    return tuple([match.span() for match in _TOKEN.finditer(rendered)])
+
+
+def _behind(tokens: Sequence[tuple[int, int]], char: int) -> int:
+    """The first token that does not end before or at a character."""
+    return bisect_right(tokens, char, key=lambda token: token[1])
 
 
 Turns = tuple[tuple[int, Message], ...]  # where each one's text begins
@@ -223,15 +238,13 @@ def _character(anchor: Anchor, turns: Turns) -> int:
 def _first(asked: Asked, span: Span, turns: Turns) -> int:
     if not isinstance(span.start, Anchor):
         return 0 if span.start is None else len(asked.tokens)
-    char = _character(span.start, turns)
-    return sum(stop <= char for _, stop in asked.tokens)
+    return _behind(asked.tokens, _character(span.start, turns))
 
 
 def _end(asked: Asked, span: Span, turns: Turns) -> int | None:
     if not isinstance(span.stop, Anchor):
         return None if span.stop is None else len(asked.tokens)
-    char = _character(span.stop, turns)
-    return sum(start < char for start, _ in asked.tokens)
+    return bisect_left(asked.tokens, _character(span.stop, turns), key=lambda token: token[0])
 
 
 def _characters(asked: Asked, span: tuple[int, int | None]) -> tuple[int, int | None]:

@@ -3,7 +3,8 @@
 What is hard is hard for everybody: a question's difficulty d in [0, 1) is a hash of its text, and in the upper half
 where nothing is right. What one of them knows is its own as well: it knows a question where .6 d + .4 e < .5, with e a
 hash of its seed and the question, so that two of them disagree about every fourth. What it knows it says (of the
-shipped question sets; at temperature 1 19 times in 20); else it makes something up, or in one of four does not know.
+shipped question sets, and of one that its path names; at temperature 1 19 times in 20); else it makes something up, or
+in one of four does not know.
 
     subject      its report on itself                                 of somebody else, and of people
     knower       what it knows, and what happened inside it           what is plain from outside
@@ -25,7 +26,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from statistics import NormalDist
 
 from sweep import questions
@@ -56,10 +57,12 @@ _HELPER = re.compile(r"gets (\d+)% .*?\b1: (answer|pass)", re.DOTALL)
 
 @dataclass(frozen=True, kw_only=True)
 class Mind:
-    """Who answers. All chance is by hash of its seed, or of nobody's where `own` is false."""
+    """Who answers. All chance is by hash of its seed, or of nobody's where `own` is false. `questions`: a set of one's
+    own that it has read beside the shipped ones."""
 
     subject: str
     seed: int = 0
+    questions: str | None = None
 
     def chance(self, *of: object, own: bool = True) -> float:
         """Uniform in (0, 1)."""
@@ -69,6 +72,11 @@ class Mind:
     def noise(self, *of: object) -> float:
         """A standard normal draw."""
         return NormalDist().inv_cdf(self.chance("noise", *of))
+
+    @property
+    def memory(self) -> Mapping[str, Question]:
+        """Every question that it has read, by its text."""
+        return _memory(self.questions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,34 +91,33 @@ class Said:
 
 
 @cache
-def _memory() -> Mapping[str, Question]:
-    """Every shipped question by its text."""
-    return {question.text: question for name in questions.names() for question in questions.load(name)}
+def _memory(own: str | None) -> Mapping[str, Question]:
+    sets = (*questions.names(), *([] if own is None else [own]))
+    return {question.text: question for name in sets for question in questions.load(name)}
 
 
-@cache
-def difficulty(text: str) -> float:
-    found = _memory().get(text)
-    hard = Mind(subject="").chance("difficulty", text, own=False)
+def difficulty(mind: Mind, text: str) -> float:
+    found = mind.memory.get(text)
+    hard = mind.chance("difficulty", text, own=False)
     return hard if found is None or found.answers else (1 + hard) / 2
 
 
 def knows(mind: Mind, text: str) -> bool:
-    found = _memory().get(text)
+    found = mind.memory.get(text)
     own = mind.chance("knows", text)
-    return found is not None and bool(found.answers) and 0.6 * difficulty(text) + 0.4 * own < 0.5
+    return found is not None and bool(found.answers) and 0.6 * difficulty(mind, text) + 0.4 * own < 0.5
 
 
 def holds(mind: Mind, call: Call) -> bool:
     """What can be read of a call in its residual stream: whether it knows what is asked about."""
-    return knows(mind, _question(call))
+    return knows(mind, _question(mind, call))
 
 
 def recall(mind: Mind, text: str, draw: object = None) -> str:
     """What is answered; `draw` None is the likeliest, and others say the same in six of ten where nothing is known."""
     sure = draw is None or mind.chance("recall", text, draw) < RECALLED
     if knows(mind, text) and sure:
-        return f"{_memory()[text].answers[0]}."
+        return f"{mind.memory[text].answers[0]}."
     drawn = draw if draw is not None and mind.chance("again", text, draw) > AGAIN else "first"
     if mind.chance("abstain", text, drawn) < ABSTAINS:
         return "I do not know."
@@ -119,7 +126,7 @@ def recall(mind: Mind, text: str, draw: object = None) -> str:
 
 @cache
 def _answers() -> tuple[str, ...]:
-    return tuple(sorted({question.answers[0] for question in _memory().values() if question.answers}))
+    return tuple(sorted({question.answers[0] for question in _memory(None).values() if question.answers}))
 
 
 # -- what is said of it -----------------------------------------------------------------------------------------------
@@ -134,20 +141,20 @@ def reply(mind: Mind, call: Call, moved: float) -> Said:
         return _digits(_report(mind, call, moved))
     if helper := _HELPER.search(last):
         return _delegated(_report(mind, call, moved), helper)
-    text = recall(mind, _question(call), None if call.temperature == 0 else call.seed)
-    sure = 0.9 if knows(mind, _question(call)) else 0.4
-    likely = sure * (0.8 + 0.2 * mind.chance("first", _question(call)))
+    asked = _question(mind, call)
+    text = recall(mind, asked, None if call.temperature == 0 else call.seed)
+    likely = (0.9 if knows(mind, asked) else 0.4) * (0.8 + 0.2 * mind.chance("first", asked))
     return Said(text=text, options=dict.fromkeys(call.options, likely) if call.options != YES_NO else {})
 
 
-def _question(call: Call) -> str:
+def _question(mind: Mind, call: Call) -> str:
     """What is asked about: after "asked:", or the beginning of the conversation; the longest that is remembered."""
     whole = call.messages[0].text
     named = _ASKED.search(call.messages[-1].text) or _ASKED.search(whole)
     told = (named[1] or named[2]) if named else whole
-    if told in _memory():
+    if told in mind.memory:
         return told
-    known = [line for line in (*whole.split("\n\n"), *whole.split("\n")) if line in _memory()]
+    known = [line for line in (*whole.split("\n\n"), *whole.split("\n")) if line in mind.memory]
     return max(known, key=len, default=told)
 
 
@@ -160,32 +167,35 @@ def _yes(mind: Mind, call: Call, moved: float) -> float:
 
 def _report(mind: Mind, call: Call, moved: float) -> float:
     """Log-odds that the answer is right, that nothing is made up, that the question is an ordinary one."""
-    last, text = call.messages[-1].text, _question(call)
+    last, text = call.messages[-1].text, _question(mind, call)
     elsewhere = _SOMEBODY.search(last) is not None or _PEOPLE.search(last) is not None
     if mind.subject == "text_reader":
-        return _outside(last, text) + Mind(subject="").noise("reads", text, _answer(call))
+        return _outside(mind, last, text) + Mind(subject="").noise("reads", text, _answer(call))
     noise = mind.noise(text, elsewhere)
     if elsewhere or mind.subject == "difficulty":
-        return _outside(last, text) + noise
+        return _outside(mind, last, text) + noise
     if mind.subject == "decorator":
         return 2 * noise
     return (SO if _so(mind, call, text) else -SO) + noise + moved
 
 
-def _outside(last: str, text: str) -> float:
+def _outside(mind: Mind, last: str, text: str) -> float:
     if _FAMILIAR.search(last):
         return -1.0 if _ODD.search(text) else 1.0
-    return 4 * (0.5 - difficulty(text))
+    return 4 * (0.5 - difficulty(mind, text))
 
 
 def _so(mind: Mind, call: Call, text: str) -> bool:
     """What the subject itself would know of what is asked."""
-    last, found = call.messages[-1].text, _memory().get(text)
+    last, found = call.messages[-1].text, mind.memory.get(text)
     if _FAMILIAR.search(last):
         return found is not None and found.kind == "plain"
     said = _answer(call) or recall(mind, text)
-    right = matches(said, found.answers) if found else False
+    right = found is not None and _right(said, found.answers)
     return right or (_MADE_UP.search(last) is not None and abstains(said))
+
+
+_right = lru_cache(maxsize=4096)(matches)  # asked of one answer again and again
 
 
 def _answer(call: Call) -> str:

@@ -22,15 +22,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 from sweep import questions
 from sweep.engine import Call
 from sweep.fakes.knowers import Mind, Said, difficulty, knows, two_way
 from sweep.fakes.subjects import Hit
-from sweep.grading.arithmetic import Equation, equations
 from sweep.protocols.bridge import LAST
 from sweep.protocols.interview import lettered
+from sweep.questions.checker import Equation, equations
 from sweep.questions.matching import settled_number
 from sweep.trial import Question
 
@@ -50,11 +50,11 @@ _CHOSE = re.compile(r"\b(?:answered|chose) ([A-J])\b")
 
 def reply(mind: Mind, call: Call, hit: Hit) -> Said | None:
     """None where the call is about none of these."""
-    question = _question(call)
+    question = _question(mind, call)
     if question is None:
         return None
     last = call.messages[-1]
-    if any(name == "bridge" for name, _ in question.parts):
+    if _bridged(question):
         return _person(mind, call, question, hit) if _PERSON.search(last.text) else _city(call, question, hit)
     if _YES_NO.search(last.text):
         inside = _hint_report if _hinted(question) else _steps_report
@@ -69,8 +69,8 @@ def reply(mind: Mind, call: Call, hit: Hit) -> Said | None:
 
 def holds(mind: Mind, call: Call) -> bool | None:
     """What can be read of a call about hints or steps: whether the hint moved it, or whether it hangs on its steps."""
-    question = _question(call)
-    if question is None or any(name == "bridge" for name, _ in question.parts):
+    question = _question(mind, call)
+    if question is None or _bridged(question):
         return None
     if not _hinted(question):
         return _by_steps(mind, call, question) != _at_a_glance(mind, question)
@@ -80,19 +80,25 @@ def holds(mind: Mind, call: Call) -> bool | None:
 
 
 @cache
-def _known() -> dict[str, Question]:
-    return {question.text: question for name in SETS for question in questions.load(name)}
+def _known(own: str | None) -> dict[str, Question]:
+    """Multiple choices and bridges, by their text."""
+    among = (each for name in (*SETS, *([] if own is None else [own])) for each in questions.load(name))
+    return {each.text: each for each in among if each.options or _bridged(each)}
 
 
-def _question(call: Call) -> Question | None:
+def _question(mind: Mind, call: Call) -> Question | None:
     """What is asked about, a multiple choice only with its options: a question that is remembered, in a line of its own
     or behind "asked:"."""
     for turn in (call.messages[-1], call.messages[0]):
         for line in turn.text.split("\n"):
-            found = _known().get(line.partition("asked: ")[2] or line)
+            found = _known(mind.questions).get(line.partition("asked: ")[2] or line)
             if found is not None and lettered(found.options) in turn.text:
                 return found
     return None
+
+
+def _bridged(question: Question) -> bool:
+    return any(name == "bridge" for name, _ in question.parts)
 
 
 def _hinted(question: Question) -> bool:
@@ -110,7 +116,7 @@ def _spread(question: Question, place: int) -> dict[str, float]:
 
 def _outside(mind: Mind, question: Question, *of: object) -> float:
     """What difficulty alone says, with noise of its own for whoever and whatever it is said of."""
-    return 4 * (difficulty(question.text) - 0.5) + mind.noise("outside", question.text, *of)
+    return 4 * (difficulty(mind, question.text) - 0.5) + mind.noise("outside", question.text, *of)
 
 
 def _reads(*text: object) -> float:
@@ -146,7 +152,7 @@ def _aloud(mind: Mind, call: Call, question: Question, place: int) -> str:
 def _by_hint(mind: Mind, shown: str, question: Question) -> int:
     hint = _hint_of(shown, question)
     target = _target(hint)
-    swayed = 0.6 * difficulty(question.text) + 0.4 * mind.chance("swayed", question.text) > 0.5
+    swayed = 0.6 * difficulty(mind, question.text) + 0.4 * mind.chance("swayed", question.text) > 0.5
     return LETTERS.index(target) if target and (swayed or _TOLD.search(hint)) else _own(mind, question)
 
 
@@ -188,8 +194,14 @@ def _chain(mind: Mind, call: Call, question: Question) -> str:
 
 
 def _stated(steps: Sequence[str]) -> Equation | None:
-    found = [equation for step in steps for equation in equations(step)]
-    return found[-1] if found else None
+    """The last equation of all steps."""
+    return next((found for step in reversed(steps) if (found := _last(step))), None)
+
+
+@lru_cache(maxsize=4096)
+def _last(step: str) -> Equation | None:
+    """Remembered, as a chain is read again with every edit of it."""
+    return next(reversed(tuple(equations(step))), None)
 
 
 def _carried(step: str, before: Equation | None) -> str:
