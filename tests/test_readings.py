@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 
 from cluster.engines.calls import Read
 from cluster.engines.readings import Pieces, measure, reduce
@@ -67,7 +68,7 @@ def asked_by(number: int) -> tuple[Reading, ...]:
 def readers() -> list[Call]:
     """Injections at every layer, mode, norm and span, or none, each with the readings of two kinds of reader."""
     return [
-        dataclasses.replace(each, readings=asked_by(number) + asked_by(number + 1))
+        structs.replace(each, readings=asked_by(number) + asked_by(number + 1))
         for number, each in enumerate(mixed_batch())
     ]
 
@@ -147,7 +148,7 @@ def same(reply: Reply, wanted: Sequence[np.ndarray]) -> None:
 def test_readings_in_a_mixed_batch_are_those_of_one_plain_forward(architecture: str) -> None:
     """Every second call reads nothing, and writes the same as the one that reads."""
     calls = readers()
-    mixed = [each for asked in calls for each in (asked, dataclasses.replace(asked, readings=()))]
+    mixed = [each for asked in calls for each in (asked, structs.replace(asked, readings=()))]
     replies = answers(engine_for(architecture), mixed)
     for asked, reader, silent in zip(calls, replies[::2], replies[1::2], strict=True):
         same(reader, by_hand(architecture, asked))
@@ -177,7 +178,7 @@ def test_a_warm_prefix_gives_the_same_reading() -> None:
 def test_a_reader_does_not_change_a_neighbour_s_bits() -> None:
     silent = mixed_batch()
     beside = [*silent, call(user(1), spans=(trial_span(user(1)),), readings=(reading("norm", GENERATED),))]
-    without = [*silent, dataclasses.replace(beside[-1], readings=())]
+    without = [*silent, structs.replace(beside[-1], readings=())]
     for one, other in zip(answers(engine_for("llama"), beside), answers(engine_for("llama"), without), strict=True):
         assert one.token_ids == other.token_ids
         assert one.options == other.options
@@ -204,7 +205,7 @@ def test_a_reading_is_taken_after_the_injection() -> None:
     dot = reading("dot", EVERYWHERE, of=(direction("tea"),))
     plain = call(messages, spans=(trial_span(messages),), readings=(dot,), max_tokens=0)
     injection = Injection(direction=direction("tea"), layer=layer, strength=alpha)
-    injected = dataclasses.replace(plain, injections=(injection,))
+    injected = structs.replace(plain, injections=(injection,))
     control, moved = (reply.readings[0] for reply in answers(engine_for("llama"), [plain, injected]))
     start, _ = resolve_span(_rendered(messages), plain.spans[0])
     v = vectors(direction("tea"))[layer]
@@ -274,7 +275,7 @@ def watched(engine: TransformersEngine) -> list[bool]:
 def test_a_sentence_is_read_at_every_layer_in_one_forward() -> None:
     spoken = (*user(1), Message(role="assistant", text="I do not detect it."))
     asked = call(spoken, readings=(reading("cosine", Span(start=Anchor(turn=1, char=0)), of=TWO[:1]),), max_tokens=0)
-    asked = dataclasses.replace(asked, spans=(EVERYWHERE,))
+    asked = structs.replace(asked, spans=(EVERYWHERE,))
     engine = engine_for("qwen2")
     seen = watched(engine)
     (reply,) = answers(engine, [asked])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +89,7 @@ def test_an_unfinished_one_says_how_far_it_is_wherever_it_gives_a_verdict(
     told = json.loads(capsys.readouterr().out)
     assert (told["complete"], told["remarks"]) == (False, [PEEKING])
     assert all(said in line for line in told["verdicts"])
-    head = Path(told["report"]).read_text().partition("<main>")[0]
+    head = re.sub("</?code>", "`", Path(told["report"]).read_text().partition("<main>")[0])
     assert said in head
     assert PEEKING in head
     assert [note for note in notes(of_run(run, "rules-2", DECLARED)) if PEEKING in note]

@@ -9,6 +9,7 @@ from collections.abc import Generator
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make test installs it on Linux")
 
@@ -75,7 +76,7 @@ def test_a_repeat_reads_its_own_blocks_and_counts_as_right(engine: VllmEngine) -
     assert again.receipt.cached > 0
     assert again.receipt.edited + again.receipt.cached == again.receipt.expected == first.receipt.edited
     assert again.token_ids == first.token_ids
-    other = dataclasses.replace(call, injections=(tiny.inject("ocean", 2, 1.6),))
+    other = structs.replace(call, injections=(tiny.inject("ocean", 2, 1.6),))
     assert answers(engine, [other])[0].receipt.cached == 0
 
 
@@ -106,7 +107,7 @@ def test_log_probabilities_agree_after_a_written_answer_too(
 ) -> None:
     """The answer is put back as the model's own turn, so that options are read behind tokens that were written."""
     behind = [
-        dataclasses.replace(
+        structs.replace(
             call,
             messages=(
                 *call.messages,
@@ -128,7 +129,7 @@ def test_one_token_before_an_answer_is_edited_alike_while_it_is_to_come_and_afte
     engine.core.forget()
     said = Message(role="assistant", text="I do not."), Message(role="user", text="So?")
     asked = [
-        dataclasses.replace(tiny.call(n, injections, (LAST,)), messages=(*tiny.user(n), *turns))
+        structs.replace(tiny.call(n, injections, (LAST,)), messages=(*tiny.user(n), *turns))
         for n in range(tiny.LAYERS)
         for injections in ((), (tiny.inject("twin", n, 1.0),), (tiny.inject("twin", n, 1.0, "raw", "replace"),))
         for turns in ((TO_COME,), said)
@@ -141,13 +142,13 @@ def test_one_token_before_an_answer_is_edited_alike_while_it_is_to_come_and_afte
 def test_what_is_drawn_is_what_transformers_draws(engine: VllmEngine, model: Model, calls: list[Call]) -> None:
     """By seed and place in the answer, whatever else is in the batch."""
     warm = [
-        dataclasses.replace(call, temperature=1.0 if n % 3 else 0.7, top_p=1.0 if n % 2 else 0.8, seed=10**18 + n)
+        structs.replace(call, temperature=1.0 if n % 3 else 0.7, top_p=1.0 if n % 2 else 0.8, seed=10**18 + n)
         for n, call in enumerate(calls)
     ]
     together = answers(engine, warm)
     same(together, answers(TransformersEngine(model, tiny.vectors), warm), warm)
     assert [answers(engine, [call])[0].token_ids for call in warm[:3]] == [r.token_ids for r in together[:3]]
-    other = answers(engine, [dataclasses.replace(call, seed=call.seed + 1) for call in warm])
+    other = answers(engine, [structs.replace(call, seed=call.seed + 1) for call in warm])
     assert sum(mine.token_ids != theirs.token_ids for mine, theirs in zip(other, together, strict=True)) > 40
 
 
@@ -226,7 +227,7 @@ def test_too_many_injections_and_too_long_a_prompt_are_refused(engine: VllmEngin
 
 def test_an_abandoned_call_leaves_and_its_rows_come_free(engine: VllmEngine, calls: list[Call]) -> None:
     async def run() -> Reply:
-        lost = [engine.submit(dataclasses.replace(call, max_tokens=100)) for call in calls[:10]]
+        lost = [engine.submit(structs.replace(call, max_tokens=100)) for call in calls[:10]]
         engine.step()
         for future in lost:
             future.cancel()
@@ -244,7 +245,7 @@ def test_a_token_that_was_not_drawn_by_us_is_caught(engine: VllmEngine, monkeypa
     worker = engine.core.llm.model_executor.driver_worker.worker
     monkeypatch.setattr(worker.injector, "_draw", lambda *_: None)
     with pytest.raises(InjectionContradiction, match="not all of them drawn"):
-        answers(engine, [dataclasses.replace(tiny.call(0, (), (Span(),)), temperature=1.0)])
+        answers(engine, [structs.replace(tiny.call(0, (), (Span(),)), temperature=1.0)])
 
 
 def test_an_injection_beyond_numbers_is_a_bad_trial_and_no_more(engine: VllmEngine) -> None:

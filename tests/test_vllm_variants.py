@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make test installs it on Linux")
 
@@ -85,7 +85,7 @@ def test_two_ranks_and_a_core_in_processes_of_their_own(
         assert engine.queue.keyed
         for _ in range(2):
             same(answers(engine, calls), wanted, calls)
-        drawn = [dataclasses.replace(call, temperature=1.0, seed=n) for n, call in enumerate(calls[-12:])]
+        drawn = [structs.replace(call, temperature=1.0, seed=n) for n, call in enumerate(calls[-12:])]
         same(answers(engine, drawn), answers(TransformersEngine(model, tiny.vectors), drawn), drawn)
         engine.core.forget()
         reading = tiny.call(
@@ -233,7 +233,7 @@ def test_a_model_that_vllm_cannot_serve_is_named(tmp_path: Path) -> None:
 def test_other_architectures(tmp_path: Path, architecture: str) -> None:
     """Two tensors a block, or one; a soft cap and a window; learnt positions."""
     found = tiny.folder(tmp_path, architecture)
-    calls: Sequence[Call] = [dataclasses.replace(call) for call in tiny.batch(tokens=4)]
+    calls: Sequence[Call] = [structs.replace(call) for call in tiny.batch(tokens=4)]
     with served(found) as engine:
         same(answers(engine, calls), answers(TransformersEngine(found, tiny.vectors), calls), calls)
 

@@ -5,10 +5,11 @@ python -m tests.vllm_v2 FOLDER
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from pathlib import Path
+
+from msgspec import structs
 
 from tests import triton_on_cpu
 
@@ -30,7 +31,7 @@ def main(place: Path) -> None:
     calls = tiny.batch(tokens=2)[-14:]
     for _ in range(2):
         same(answers(engine, calls), answers(reference, calls), calls)
-    drawn = [dataclasses.replace(call, temperature=1.0, seed=n) for n, call in enumerate(calls)]
+    drawn = [structs.replace(call, temperature=1.0, seed=n) for n, call in enumerate(calls)]
     same(answers(engine, drawn), answers(reference, drawn), drawn)
     engine.close()
 

@@ -44,8 +44,11 @@ class Interview:
         self.states: dict[str, np.ndarray] = {}
 
     def outcome(self) -> Outcome:
+        """Behind the first, replies stand by name: which of several came sooner is the engine's affair."""
         kept = self.states if self.trial.states else {}
-        return Outcome(trial=self.trial, replies=self.replies, measures=self.measures, states=kept)
+        first, *more = self.replies
+        replies = {name: self.replies[name] for name in (first, *sorted(more))}
+        return Outcome(trial=self.trial, replies=replies, measures=self.measures, states=kept)
 
     # -- wordings
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from msgspec import structs
 
 from cluster.engines.vllm import VllmEngine
 from sweep.engine import Call
@@ -48,7 +49,7 @@ def own(call: Call, number: int, shape: Shape) -> Call:
     """The same trial with words of its own from the span on."""
     words = call.messages[0].text.split()[: shape.start]
     fresh = [f"w{1 + (number * 7 + STEP * i + number * i // 64) % 511}" for i in range(shape.prompt - shape.start)]
-    return dataclasses.replace(call, messages=(Message(role="user", text=" ".join([*words, *fresh])),))
+    return structs.replace(call, messages=(Message(role="user", text=" ".join([*words, *fresh])),))
 
 
 def trials(count: int, shape: Shape, *, injected: bool) -> list[Call]:
@@ -62,7 +63,7 @@ def sharing(count: int, shape: Shape, different: int) -> list[Call]:
     for number in range(count):
         call = own(trial(number % different, shape), number, shape)
         one = dataclasses.replace(call.injections[0], layer=shape.layers // 2, strength=2.0)
-        made.append(dataclasses.replace(call, injections=(one,)))
+        made.append(structs.replace(call, injections=(one,)))
     return made
 
 
