@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Collection, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -94,6 +94,18 @@ class Stream:
                 met = f"{receipt.edited} positions and read {receipt.cached} edited before"
                 what = f"edited {met} where {receipt.expected} were asked"
                 self.fail(InjectionContradiction(f"the engine {what}: nothing of this lease is kept"))
+
+
+async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancels what still runs of them and waits for it. Whatever they raised is on its way up already."""
+    left = [task for task in tasks if not task.done()]
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # seen: asyncio would complain of one that nobody looked at
 
 
 class TrialSubject:

@@ -29,7 +29,7 @@ from sweep.lease import Done, Finished, Lease
 from sweep.plan import Plan, load, parse_shard, trials_of
 from sweep.redact import redact
 from sweep.store import Record, Store, StoreError, failpoint
-from sweep.stream import Stream, TrialSubject
+from sweep.stream import Stream, TrialSubject, end
 from sweep.trial import Doses, Injection, Model, Outcome, Protocol, Source, StrengthRule, Template, Trial
 
 FATAL = (InjectionContradiction, EngineDead, StoreError)  # never a trial's own fault
@@ -271,18 +271,7 @@ async def run_trials(
                 await asyncio.wait({task})
         return [_settled(trial, task, attempt) for trial, task in zip(trials, tasks, strict=True)]
     finally:
-        await _stop(tasks)
-
-
-async def _stop(tasks: Sequence[asyncio.Task[Outcome]]) -> None:
-    left = [task for task in tasks if not task.done()]
-    for task in left:
-        task.cancel()
-    if left:
-        await asyncio.wait(left)
-    for task in tasks:
-        if not task.cancelled():
-            task.exception()  # seen: asyncio would complain of one that nobody looked at
+        await end(tasks)
 
 
 async def _run_one(trial: Trial, protocol: Protocol, stream: Stream, doses: Doses) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from sweep.grading.questions import Ask
 from sweep.grading.throttle import AskFailed
 from sweep.plan import Plan
 from sweep.store import Record, Store
+from sweep.stream import end
 from sweep.trial import Grade, Outcome
 
 T = TypeVar("T")
@@ -65,7 +66,7 @@ class Judging:
                 for task in done:
                     self._settle(tasks.pop(task), task)
         finally:
-            await _end(tasks)
+            await end(tasks)
 
     def _start(self, planned: Plan, name: str) -> asyncio.Task[None]:
         trials = planned.trials(name)
@@ -122,13 +123,3 @@ async def _all(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from errors
     return [task.result() for task in tasks]
-
-
-async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
-    for task in tasks:
-        if not task.cancelled():
-            task.exception()  # seen: one of them is on its way up already
