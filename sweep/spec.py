@@ -132,7 +132,7 @@ class ExperimentTable(_Table):
         default=None,
         description='what the tests of self-knowledge ask about: a shipped set, one kind of it as "facts:rare", or a '
         "file of one's own (.jsonl, .parquet). Kinds that mean something: control-... (a positive control), invented "
-        "and absent (there is none such, for making_up), plain (ordinary, for familiarity)",
+        "(does not exist) and absent (nobody was told), for making_up, plain (ordinary), for familiarity",
     )
     limit: Count | None = Field(default=None, description="of the questions, the first so many by hash of their units")
     direction: str | None = Field(

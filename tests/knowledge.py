@@ -22,6 +22,21 @@ STRANGER = Source(name="stranger", rung="stranger", column="stranger.true")
 SECOND = Source(name="b", rung="second model", column=other_report("b"))
 
 
+def kept(protocol: str, questions: str, limit: int, model: str = "fake:knower") -> str:
+    """The spec of a run that keeps hidden states."""
+    return f"""
+name = "kept"
+models = ["{model}"]
+shard_size = 64
+[[experiments]]
+protocol = "{protocol}"
+questions = "{questions}"
+limit = {limit}
+states = true
+arms = ["none"]
+"""
+
+
 def frame(
     truth: np.ndarray, report: np.ndarray, dev: float = 1 / 3, **more: np.ndarray | Sequence[object]
 ) -> pl.DataFrame:

@@ -33,18 +33,7 @@ from sweep.stream import Stream
 from sweep.trial import Dose, Outcome
 from sweep.truths import TRUTHS, unread
 from sweep.worker import run_trials
-
-SPEC = """
-name = "parts"
-models = ["{model}"]
-shard_size = 64
-[[experiments]]
-protocol = "{protocol}"
-questions = "{questions}"
-limit = {limit}
-states = true
-arms = ["none"]
-"""
+from tests.knowledge import kept
 
 # -- a number ---------------------------------------------------------------------------------------------------------
 
@@ -143,7 +132,7 @@ def test_too_few_numbers_are_said_to_be_too_few() -> None:
 
 def outcomes(protocol: str, questions: str) -> list[Outcome]:
     """Of one question, of the pocket model."""
-    [block] = study.parse(SPEC.format(model="pocket", protocol=protocol, questions=questions, limit=1)).blocks
+    [block] = study.parse(kept(protocol, questions, 1, model="pocket")).blocks
     engine = TransformersEngine(block.model, lambda _: np.zeros(0))
     trials = [trial for shard in shards_of(block) for trial in trials_of(block, shard)]
 
@@ -196,7 +185,7 @@ def read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Read:
     def ran(
         protocol: str, questions: str, limit: int, *readers: str, model: str = "fake:difficulty"
     ) -> dict[str, dict]:
-        text = SPEC.format(model=model, protocol=protocol, questions=questions, limit=limit)
+        text = kept(protocol, questions, limit, model=model)
         (tmp_path / "s.toml").write_text(text)
         run = str(tmp_path / "r")
         assert main(["run", str(tmp_path / "s.toml"), "--run", run, "--in-process", "--json"]) == 0

@@ -35,6 +35,7 @@ from sweep.store import Store
 from sweep.trial import Anchor, Message, Outcome, Question, Span, Template
 from sweep.truths import TRUTHS
 from tests import tiny_models
+from tests.knowledge import kept
 
 TEMPLATE = Template()
 
@@ -150,7 +151,7 @@ MARK = Way(name="p", wording="A thought: ?\n{asked}", mode="replace", norm="raw"
 
 
 def shard_with(vectors: dict[str, np.ndarray], position: str = "question") -> Shard:
-    spec = FAKE.format(protocol="knowing", questions="arithmetic", limit=len(vectors))
+    spec = kept("knowing", "arithmetic", len(vectors))
     [block] = study.parse(spec).blocks
     trials = [trial for name in shards_of(block) for trial in trials_of(block, name)]
     data = states.to_parquet([(t.id, {position: v}) for t, v in zip(trials, vectors.values(), strict=True)])
@@ -353,23 +354,10 @@ def test_the_pocket_models_states_are_read_once(tmp_path: Path, capsys: pytest.C
     assert many < grown["trial"].n_unique() == grown.height
 
 
-FAKE = """
-name = "fakes"
-models = ["fake:knower"]
-shard_size = 64
-[[experiments]]
-protocol = "{protocol}"
-questions = "{questions}"
-limit = {limit}
-states = true
-arms = ["none"]
-"""
-
-
 def test_a_probe_finds_what_the_knower_holds_where_it_holds_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "s.toml").write_text(FAKE.format(protocol="knowing", questions="arithmetic", limit=120))
+    (tmp_path / "s.toml").write_text(kept("knowing", "arithmetic", 120))
     run = str(tmp_path / "r")
     assert main(["run", str(tmp_path / "s.toml"), "--run", run, "--in-process", "--json"]) == 0
     capsys.readouterr()
@@ -397,9 +385,7 @@ def test_a_probe_finds_what_the_knower_holds_where_it_holds_it(
 
 
 def test_what_cannot_be_read_says_what_to_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "s.toml").write_text(
-        FAKE.format(protocol="knowing", questions="arithmetic", limit=3).replace("states = true", "")
-    )
+    (tmp_path / "s.toml").write_text(kept("knowing", "arithmetic", 3).replace("states = true", ""))
     run = str(tmp_path / "r")
     assert main(["run", str(tmp_path / "s.toml"), "--run", run, "--in-process", "--json"]) == 0
     assert main(["read", run, "--json"]) == 1

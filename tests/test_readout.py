@@ -21,7 +21,7 @@ from analysis.selfknowledge.weighing import weights
 from sweep.__main__ import main
 from sweep.store import Store
 from sweep.truths import BEHIND, TRUTHS
-from tests.knowledge import frame
+from tests.knowledge import frame, kept
 
 
 def said(trials: pl.DataFrame, places: Mapping[tuple[Any, Any], np.ndarray], name: str) -> pl.DataFrame:
@@ -67,19 +67,6 @@ def test_of_weights_too() -> None:
     assert "does not vary" in ridge.r.reason
 
 
-SPEC = """
-name = "late"
-models = ["fake:knower"]
-shard_size = 64
-[[experiments]]
-protocol = "{protocol}"
-questions = "{questions}"
-limit = {limit}
-states = true
-arms = ["none"]
-"""
-
-
 def test_the_page_says_so_and_sends_nobody_to_where_they_have_been(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,7 +77,7 @@ def test_the_page_says_so_and_sends_nobody_to_where_they_have_been(
 
 
 def ran(folder: Path, capsys: pytest.CaptureFixture[str], protocol: str, questions: str, limit: int, *who: str) -> Path:
-    (folder / "s.toml").write_text(SPEC.format(protocol=protocol, questions=questions, limit=limit))
+    (folder / "s.toml").write_text(kept(protocol, questions, limit))
     assert main(["run", str(folder / "s.toml"), "--run", str(folder / "r"), "--in-process", "--json"]) == 0
     assert main(["read", str(folder / "r"), "--reader", *who, "--json"]) == 0
     capsys.readouterr()
