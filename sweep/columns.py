@@ -86,7 +86,7 @@ TRIALS: tuple[Column, ...] = (
         "category",
         pa.string(),
         "category that a shipped word list puts the item in; of a question its kind: control-... is a positive "
-        "control, invented and absent do not exist, plain is what unusual ones are held against",
+        "control, invented does not exist, of absent nobody was told, plain is what unusual ones are held against",
         null="no shipped list holds it",
     ),
     _column("arm", pa.string(), "what was done to the model"),
